@@ -1,0 +1,150 @@
+# lockstep. `make` builds everything into $(BUILD); sources are found by wildcard, so a new file needs no line here.
+#   BUILD=dir  CC=gcc|clang  DIRS= T= (see unit)  SAN=address,undefined|thread  V=1 (show commands)  DESTDIR= PREFIX= (install)  SEEDS= SEED= (sim)  ROUNDS= SEED= (chaos)  PYTEST= (pg)
+# Folder -> library -> program. A program is built once its main.c exists:
+#   coordinator/main.c -> lockstepd      participant/main.c -> lockstep-agent   client/main.c -> lockstep
+#   bench/main.c -> lockstep-bench       tests/sim/main.c -> lockstep-sim       client/lockstep*.c -> liblockstep.a, .so
+# tests/unit/test_*.c: one cmocka program each; the other files of tests/unit are linked into all of them.
+# tests/scenarios/main.c -> lockstep-scenarios, run by `make check` with tests/scenarios as its argument.
+
+VERSION  := 0.1.0
+BUILD    ?= build
+PREFIX   ?= /usr/local
+SEEDS    ?= 1000
+ROUNDS   ?= 5
+SEED     ?= 1
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
+Q        := $(if $(V),,@)
+B        := $(BUILD)
+say       = @printf '  %-5s %s\n'
+
+PACKAGES := libevent libevent_openssl libevent_pthreads openssl yaml-0.1 jansson libprotobuf-c libxxhash libpq libcurl
+ifneq ($(MAKECMDGOALS),clean)
+ifneq ($(shell pkg-config --exists $(PACKAGES) cmocka && command -v protoc-c >/dev/null && echo yes),yes)
+$(error something is missing: run ./scripts/install-deps (with --check it only names the packages))
+endif
+endif
+SYS_INC  := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags-only-I $(PACKAGES)))
+SYS_LIB  := $(shell pkg-config --libs $(PACKAGES)) -pthread
+
+WARN     := -Wall -Wextra -Werror -Wconversion -Wshadow -Wswitch-enum -Wstrict-prototypes -Wold-style-definition -Wformat=2 \
+            -Wvla -Wcast-qual -Wmissing-prototypes -Wpointer-arith -Wundef -Wwrite-strings -Wdate-time \
+            $(if $(findstring clang,$(CC))$(findstring ccc-,$(CC)),-Wno-string-conversion)
+# Tests pass small literals about and look behind const: conversions are not checked there.
+WARN_TEST := -Wno-conversion -Wno-sign-conversion -Wno-cast-qual -Wno-missing-prototypes
+HARDEN   := -fstack-protector-strong -fstack-clash-protection $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
+ifeq ($(SAN),)
+OPT      := -O2 -g -D_FORTIFY_SOURCE=3 $(HARDEN)
+else
+OPT      := -O1 -g -fno-omit-frame-pointer -fsanitize=$(SAN) -fno-sanitize-recover=all
+endif
+# -fPIC serves the shared library and position-independent programs alike. Asserts stay on.
+CFLAGS_ALL := -std=c11 -D_GNU_SOURCE -DLOCKSTEP_VERSION='"$(VERSION)"' -fPIC -fno-semantic-interposition -pthread $(OPT) $(WARN) \
+            -I. -Iinclude -isystem $(B)/gen $(SYS_INC) $(CFLAGS)
+LINK     := $(CC) -pie -Wl,-z,relro,-z,now,-z,noexecstack,--as-needed $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+
+# ---- libraries: one per folder, main.c left out; common in two, so that pure code links without OpenSSL and libevent
+PURE     := $(patsubst %,common/%.c,status ids statement frame text address)
+DIRS     ?= coordinator/core coordinator/dlog coordinator/api coordinator participant/core participant/pg participant client \
+            bench tests/sim tests/scenarios
+srcs      = $(filter-out %/main.c,$(wildcard $(1)/*.c))
+objs      = $(patsubst $(B)/obj/$(B)/%,$(B)/obj/%,$(patsubst %.c,$(B)/obj/%.o,$(1)))
+libname   = $(B)/lib/lib$(subst /,-,$(1)).a
+CLIENT   := $(if $(filter client,$(DIRS)),$(wildcard client/lockstep*.c))
+TESTHELP := $(if $(filter none,$(T)),,$(filter-out tests/unit/test_%.c,$(wildcard tests/unit/*.c)))
+lib_common-pure := $(wildcard $(PURE)) $(B)/gen/lockstep.pb-c.c
+lib_common-io   := $(filter-out $(PURE),$(wildcard common/*.c))
+lib_testhelp    := $(TESTHELP)
+lib_liblockstep := $(CLIENT)
+$(foreach d,$(DIRS),$(eval lib_$(subst /,-,$(d)) := $(filter-out $(CLIENT),$(call srcs,$(d)))))
+LIBNAMES := $(foreach l,liblockstep testhelp $(subst /,-,$(DIRS)) common-io common-pure,$(if $(lib_$(l)),$(l)))
+ALL_LIBS := $(LIBNAMES:%=$(B)/lib/lib%.a)
+libs      = -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(SYS_LIB)
+
+# ---- programs
+PROGRAMS := $(if $(wildcard coordinator/main.c),lockstepd) $(if $(wildcard participant/main.c),lockstep-agent) \
+            $(if $(wildcard client/main.c),lockstep) $(if $(wildcard bench/main.c),lockstep-bench)
+TOOLS    := $(if $(wildcard tests/sim/main.c),lockstep-sim) $(if $(wildcard tests/scenarios/main.c),lockstep-scenarios)
+SHARED   := $(if $(CLIENT),$(B)/liblockstep.so.0 $(B)/liblockstep.so $(B)/liblockstep.a)
+TESTS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard $(patsubst %,tests/unit/%.c,$(or $(T),test_*))))
+
+.PHONY: all libs check unit asan tsan tidy fmt install sim pg chaos clean FORCE
+.DELETE_ON_ERROR:
+.SECONDARY:
+all: $(PROGRAMS:%=$(B)/%) $(TOOLS:%=$(B)/%) $(SHARED) $(ALL_LIBS)
+
+$(B)/lockstepd: $(B)/obj/coordinator/main.o $(ALL_LIBS)
+$(B)/lockstep-agent: $(B)/obj/participant/main.o $(ALL_LIBS)
+$(B)/lockstep: $(B)/obj/client/main.o $(ALL_LIBS)
+$(B)/lockstep-bench: $(B)/obj/bench/main.o $(ALL_LIBS)
+$(B)/lockstep-sim: $(B)/obj/tests/sim/main.o $(ALL_LIBS)
+$(B)/lockstep-scenarios: $(B)/obj/tests/scenarios/main.o $(ALL_LIBS)
+$(addprefix $(B)/,$(PROGRAMS) $(TOOLS)):
+	$(say) LINK $@
+	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(libs)
+$(B)/tests/%: $(B)/obj/tests/unit/%.o $(ALL_LIBS)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(LINK) -o $@ $< $(libs) -lcmocka
+# Only the functions of client/lockstep*.c are exported.
+$(B)/liblockstep.so.0: $(call objs,$(CLIENT)) $(B)/lib/libcommon-io.a $(B)/lib/libcommon-pure.a
+	$(say) LINK $@
+	$(Q)$(CC) -shared -Wl,-soname,liblockstep.so.0,-z,relro,-z,now,--as-needed,--exclude-libs,ALL $(if $(SAN),-fsanitize=$(SAN),-Wl$(comma)-z$(comma)defs) \
+	    $(LDFLAGS) -o $@ $(filter %.o,$^) $(libs)
+$(B)/liblockstep.so: $(B)/liblockstep.so.0
+	$(Q)ln -sf liblockstep.so.0 $@
+comma    := ,
+# Self-contained: with what it uses of common, so that `-llockstep` is enough.
+$(B)/liblockstep.a: $(call objs,$(CLIENT)) $(B)/lib/libcommon-io.a $(B)/lib/libcommon-pure.a
+	$(Q)rm -f $@; printf 'create $@\n$(patsubst %,addmod %\n,$(filter %.o,$^))$(patsubst %,addlib %\n,$(filter %.a,$^))save\nend\n' | ar -M
+
+define library
+$(B)/lib/lib$(1).a: $(call objs,$(lib_$(1)))
+	$(Q)mkdir -p $$(@D); rm -f $$@; ar rcs $$@ $$^
+endef
+$(foreach l,$(LIBNAMES),$(eval $(call library,$(l))))
+
+$(B)/obj/%.o: %.c $(B)/flags | $(B)/gen/lockstep.pb-c.h
+	$(say) CC $<
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) $(if $(filter tests/%,$<),$(WARN_TEST)) -MMD -MP -c -o $@ $<
+$(B)/obj/gen/%.o: $(B)/gen/%.c $(B)/flags
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -w -MMD -MP -c -o $@ $<
+$(B)/gen/lockstep.pb-c.c $(B)/gen/lockstep.pb-c.h &: include/lockstep/lockstep.proto
+	$(Q)mkdir -p $(B)/gen
+	$(Q)protoc-c --c_out=$(B)/gen --proto_path=include/lockstep $<
+# Everything is compiled again when compiler or flags change.
+$(B)/flags: FORCE
+	@mkdir -p $(B); echo '$(CC) $(CFLAGS_ALL)' | cmp -s - $@ || echo '$(CC) $(CFLAGS_ALL)' > $@
+-include $(wildcard $(B)/obj/*.d $(B)/obj/*/*.d $(B)/obj/*/*/*.d)
+
+# ---- checks
+check: all $(TESTS)
+	@scripts/tidy --pure $(B)
+	@scripts/run-check $(B) $(TESTS) $(filter %-scenarios,$(TOOLS:%=$(B)/%))
+# A part alone, whatever the state of the others: make unit DIRS="coordinator/core coordinator/dlog" T="test_dlog*"
+libs: $(ALL_LIBS)
+unit: $(ALL_LIBS) $(TESTS)
+	@scripts/run-check $(B) $(TESTS)
+asan:
+	@$(MAKE) --no-print-directory BUILD=$(B)-asan SAN=address,undefined check
+tsan:
+	@$(MAKE) --no-print-directory BUILD=$(B)-tsan SAN=thread check
+tidy: all
+	@scripts/tidy $(B)
+fmt:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+sim: $(B)/lockstep-sim
+	@$< --seeds $(SEEDS) --seed $(SEED)
+# On real servers, with Debian's own python3. PYTEST="tests/pg/test_commit.py -x -n0" narrows it.
+PYTEST   ?= tests/pg -n 3 --dist loadfile
+pg: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST)
+chaos: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/chaos.py --rounds $(ROUNDS) --seed $(SEED)
+clean:
+	rm -rf $(B) $(B)-asan $(B)-tsan
+
+install: all
+	@scripts/install-files "$(B)" "$(DESTDIR)" "$(PREFIX)" "$(VERSION)" $(PROGRAMS)

@@ -1,0 +1,385 @@
+/*
+ * order_flow.c: `lockstep-bench order-flow`: the shop. Each order is one transaction on four databases: create the
+ * order, take the stock, take the money, use a coupon. Some fail for lack of one of them, and then none of it may be
+ * there.
+ *
+ * One thread, one liblockstep client, N orders under way. Each has an idempotency key; an outcome that is not known is
+ * asked for with the same key until it is, so that the journal can say of every order what the coordinator
+ * acknowledged:
+ *
+ *     <order> TAB committed|aborted|unknown TAB <gtid> TAB <microseconds> TAB <sqlstate> TAB <participant> TAB <reason>
+ *
+ * The audit (scripts/lib/audit.py) holds the databases against that. A line is written in the moment the outcome is
+ * known, in one write(2). Tables and rows: scripts/lib/shop; the counts must be the same as there.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench/bench.h"
+#include "client/opt.h"
+#include "lockstep/lockstep.h"
+#include "lockstep/status.h"
+
+#define NAME "order-flow"
+#define CLIENTS_MAX 1024u
+#define DOCUMENT_MAX 4096
+#define QUANTITY_MAX 3u
+#define PROGRESS_MS 500
+#define BACKOFF_MS_MAX 250u /* a killed coordinator is back within a second: look often */
+
+struct flow_options {
+    const char *url, *ca, *certificate, *key, *journal, *wait;
+    uint32_t clients, seconds, settle_s, skus, customers, coupons;
+    uint32_t seed;
+    uint64_t first;
+    bool quiet, help;
+};
+
+struct flow;
+
+struct order {
+    struct flow *flow;
+    uint64_t id, begun_us;
+    int length;
+    bool under_way;
+    char key[32];
+    char document[DOCUMENT_MAX];
+};
+
+struct flow {
+    const struct flow_options *options;
+    struct lockstep *client;
+    struct bench_random random;
+    struct bench_samples samples;
+    struct order *orders;
+    int journal;
+    enum lockstep_wait wait;
+    uint64_t next_id, begin_us, end_us, settle_us;
+    uint64_t under_way, committed, aborted, unknown, repeated, hazards;
+    bool failed; /* a refusal that no repetition mends: stop */
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signal) {
+    (void)signal;
+    interrupted = 1;
+}
+
+/* ------------------------------------------------------------------ documents */
+
+/* Cents, by sku, so that an order's amount can be recomputed from its row. */
+static uint32_t price_of(uint32_t sku) {
+    return 100 + sku * 37 % 900;
+}
+
+/* All values are numbers and names of our own making: nothing needs escaping. */
+static void build_document(struct order *order) {
+    const struct flow_options *options = order->flow->options;
+    struct bench_random *random = &order->flow->random;
+    uint32_t sku = bench_random_below(random, options->skus), customer = bench_random_below(random, options->customers);
+    uint32_t coupon = bench_random_below(random, options->coupons),
+             quantity = 1 + bench_random_below(random, QUANTITY_MAX);
+    uint32_t amount = price_of(sku) * quantity;
+    uint64_t id = order->id;
+
+    order->length = snprintf(
+        order->document, sizeof order->document,
+        "{\"mode\":\"2pc\",\"lock_timeout\":\"2s\",\"steps\":["
+        "{\"on\":\"orders\",\"do\":{\"sql\":\"insert into orders(id, customer, sku, quantity, amount, coupon) values "
+        "($1, $2, $3, $4, $5, $6)\","
+        "\"args\":[%" PRIu64 ",\"c%u\",\"s%u\",%u,%u,\"k%u\"]}},"
+        "{\"on\":\"products\",\"do\":{\"sql\":\"update product set stock = stock - $1 where sku = $2 and stock >= $1\","
+        "\"args\":[%u,\"s%u\"],\"expect_rows\":1}},"
+        "{\"on\":\"products\",\"do\":{\"sql\":\"insert into taken(order_id, sku, quantity) values ($1, $2, $3)\","
+        "\"args\":[%" PRIu64 ",\"s%u\",%u]}},"
+        "{\"on\":\"balance\",\"do\":{\"sql\":\"update account set amount = amount - $1 where owner = $2 and amount >= "
+        "$1\","
+        "\"args\":[%u,\"c%u\"],\"expect_rows\":1}},"
+        "{\"on\":\"balance\",\"do\":{\"sql\":\"insert into payment(order_id, owner, amount) values ($1, $2, $3)\","
+        "\"args\":[%" PRIu64 ",\"c%u\",%u]}},"
+        "{\"on\":\"coupons\",\"do\":{\"sql\":\"update coupon set uses_left = uses_left - 1 where code = $1 and "
+        "uses_left >= 1\","
+        "\"args\":[\"k%u\"],\"expect_rows\":1}},"
+        "{\"on\":\"coupons\",\"do\":{\"sql\":\"insert into used(order_id, code) values ($1, $2)\",\"args\":[%" PRIu64
+        ",\"k%u\"]}}]}",
+        id, customer, sku, quantity, amount, coupon, quantity, sku, id, sku, quantity, amount, customer, id, customer,
+        amount, coupon, id, coupon);
+}
+
+/* -------------------------------------------------------------------- journal */
+
+static void write_journal(struct flow *flow, const struct order *order, const char *outcome,
+                          const struct lockstep_result *result) {
+    char line[1024];
+
+    if (flow->journal < 0) return;
+    int length =
+        snprintf(line, sizeof line, "%" PRIu64 "\t%s\t%s\t%" PRIu64 "\t%s\t%s\t%s\n", order->id, outcome, result->gtid,
+                 bench_now_us() - order->begun_us, result->sqlstate, result->participant, result->reason);
+    if (length >= (int)sizeof line) line[sizeof line - 2] = '\n', length = (int)sizeof line - 1;
+    if (write(flow->journal, line, (size_t)length) == length) return;
+    /* An order whose outcome is not on record would make the audit accuse the wrong one. */
+    flow->failed = true;
+    (void)bench_fail(NAME, LS_EXIT_ERROR, "the journal cannot be written: %s", strerror(errno));
+}
+
+/* --------------------------------------------------------------------- orders */
+
+static void on_done(void *context, struct lockstep_result *result);
+
+static void submit(struct order *order) {
+    struct flow *flow = order->flow;
+    struct lockstep_run_options options;
+
+    lockstep_run_options_init(&options);
+    options.key = order->key;
+    options.wait = flow->wait;
+    uint64_t now = bench_now_us();
+    options.timeout_ms = flow->settle_us > now ? (uint32_t)((flow->settle_us - now) / 1000u) + 1u : 1u;
+    enum lockstep_status status =
+        lockstep_run_start(flow->client, order->document, (size_t)order->length, &options, on_done, order, NULL);
+    if (status == LOCKSTEP_OK) {
+        flow->under_way++;
+        order->under_way = true;
+        return;
+    }
+    flow->failed = true;
+    (void)bench_fail(NAME, LS_EXIT_ERROR, "an order cannot be started: %s", lockstep_status_text(status));
+}
+
+static void begin_order(struct flow *flow, struct order *order) {
+    order->flow = flow;
+    order->id = flow->next_id++;
+    order->begun_us = bench_now_us();
+    (void)snprintf(order->key, sizeof order->key, "order-%" PRIu64, order->id);
+    build_document(order);
+    submit(order);
+}
+
+static void count_outcome(struct flow *flow, const struct order *order, const struct lockstep_result *result) {
+    if (result->status == LOCKSTEP_OK && result->outcome == LOCKSTEP_COMMITTED) {
+        flow->committed++;
+        bench_samples_add(&flow->samples, bench_now_us() - order->begun_us);
+        write_journal(flow, order, "committed", result);
+    } else if (result->status == LOCKSTEP_OK && result->outcome == LOCKSTEP_ABORTED) {
+        flow->aborted++;
+        write_journal(flow, order, "aborted", result);
+    } else {
+        if (result->outcome == LOCKSTEP_HAZARD) flow->hazards++;
+        flow->unknown++;
+        write_journal(flow, order, "unknown", result);
+    }
+}
+
+/* Nothing was begun and nothing is in doubt, but there was no outcome either. */
+static bool worth_repeating(const struct lockstep_result *result) {
+    return result->status == LOCKSTEP_BUSY || result->status == LOCKSTEP_UNREACHABLE ||
+           result->status == LOCKSTEP_UNKNOWN || (result->status == LOCKSTEP_OK && result->outcome == LOCKSTEP_PENDING);
+}
+
+static void on_done(void *context, struct lockstep_result *result) {
+    struct order *order = context;
+    struct flow *flow = order->flow;
+    uint64_t now = bench_now_us();
+
+    flow->under_way--;
+    order->under_way = false;
+    flow->repeated += result->attempts - 1;
+    if (worth_repeating(result) && now < flow->settle_us && !interrupted) {
+        submit(order); /* the same key until it is known */
+        return;
+    }
+    if (result->status == LOCKSTEP_REFUSED || result->status == LOCKSTEP_DENIED) {
+        flow->failed = true;
+        (void)bench_fail(NAME, LS_EXIT_ERROR, "order %" PRIu64 ": %s: %s", order->id,
+                         lockstep_status_text(result->status), result->reason);
+    }
+    count_outcome(flow, order, result);
+    if (now < flow->end_us && !flow->failed && !interrupted) begin_order(flow, order);
+}
+
+/* ------------------------------------------------------------------- progress */
+
+static void print_progress(const struct flow *flow, bool terminal, uint64_t now, uint64_t done_before,
+                           uint64_t since_us) {
+    uint64_t done = flow->committed + flow->aborted + flow->unknown;
+    double seconds = (double)(now - flow->begin_us) / 1e6;
+    double rate = since_us > 0 ? (double)(done - done_before) * 1e6 / (double)since_us : 0;
+
+    (void)printf("%s  %5.1f s  %7" PRIu64 " orders: %7" PRIu64 " committed %6" PRIu64 " refused %4" PRIu64
+                 " waiting  %6.0f/s%s",
+                 terminal ? "\r" : "", seconds, done, flow->committed, flow->aborted, flow->under_way, rate,
+                 terminal ? "  " : "\n");
+    (void)fflush(stdout);
+}
+
+static void run_loop(struct flow *flow) {
+    struct pollfd descriptor = {.fd = lockstep_fd(flow->client), .events = POLLIN};
+    bool terminal = isatty(STDOUT_FILENO) == 1;
+    uint64_t shown_us = flow->begin_us, shown_done = 0;
+
+    while (lockstep_dispatch(flow->client), flow->under_way > 0 && !flow->failed) {
+        (void)poll(&descriptor, 1, PROGRESS_MS / 5); /* EINTR: look again */
+        uint64_t now = bench_now_us();
+        if (interrupted || flow->options->quiet || now - shown_us < PROGRESS_MS * 1000u) {
+            if (interrupted) break;
+            continue;
+        }
+        print_progress(flow, terminal, now, shown_done, now - shown_us);
+        shown_us = now;
+        shown_done = flow->committed + flow->aborted + flow->unknown;
+    }
+    if (terminal && !flow->options->quiet) (void)fputc('\n', stdout);
+}
+
+/* We end before their outcome: on record as unknown, so that nobody takes them for refused. */
+static void abandon(struct flow *flow) {
+    const struct lockstep_result nothing = {.status = LOCKSTEP_UNKNOWN};
+
+    for (uint32_t i = 0; i < flow->options->clients; i++) {
+        if (!flow->orders[i].under_way) continue;
+        flow->unknown++;
+        write_journal(flow, &flow->orders[i], "unknown", &nothing);
+    }
+}
+
+static void print_summary(struct flow *flow) {
+    double seconds = (double)(bench_now_us() - flow->begin_us) / 1e6;
+
+    (void)printf("%" PRIu64 " committed, %" PRIu64 " refused, %" PRIu64 " unknown in %.1f s; %" PRIu64 " repetitions; "
+                 "latency of committed ones: median %.1f ms, 99%% %.1f ms\n",
+                 flow->committed, flow->aborted, flow->unknown, seconds, flow->repeated,
+                 bench_samples_percentile(&flow->samples, 0.5) / 1000.0,
+                 bench_samples_percentile(&flow->samples, 0.99) / 1000.0);
+}
+
+/* ----------------------------------------------------------------------- start */
+
+static int open_client(const struct flow_options *options, struct lockstep **ret_client) {
+    struct lockstep_options client_options;
+    char text[LOCKSTEP_TEXT_MAX];
+
+    lockstep_options_init(&client_options);
+    client_options.url = options->url;
+    client_options.ca_file = options->ca;
+    client_options.cert_file = options->certificate;
+    client_options.key_file = options->key;
+    client_options.connections_max = options->clients;
+    client_options.attempts_max = UINT32_MAX;
+    client_options.backoff_ms_max = BACKOFF_MS_MAX;
+    if (lockstep_open(&client_options, ret_client, text) == LOCKSTEP_OK) return LS_EXIT_OK;
+    return bench_fail(NAME, LS_EXIT_CONFIG, "%s", text);
+}
+
+static int run(const struct flow_options *options) {
+    struct flow flow = {.options = options, .journal = -1, .random = {options->seed}, .next_id = options->first};
+    struct sigaction action = {.sa_handler = on_signal};
+
+    if (options->journal != NULL) {
+        flow.journal = open(options->journal, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+        if (flow.journal < 0) return bench_fail(NAME, LS_EXIT_ERROR, "%s: %s", options->journal, strerror(errno));
+    }
+    flow.wait = strcmp(options->wait, "decided") == 0 ? LOCKSTEP_WAIT_DECIDED : LOCKSTEP_WAIT_APPLIED;
+    flow.orders = calloc(options->clients, sizeof *flow.orders);
+    if (flow.orders == NULL) return bench_fail(NAME, LS_EXIT_ERROR, "out of memory");
+    int exit_status = open_client(options, &flow.client);
+    if (exit_status == LS_EXIT_OK) {
+        (void)sigaction(SIGINT, &action, NULL);
+        (void)sigaction(SIGTERM, &action, NULL);
+        flow.begin_us = bench_now_us();
+        flow.end_us = flow.begin_us + (uint64_t)options->seconds * 1000000u;
+        flow.settle_us = flow.end_us + (uint64_t)options->settle_s * 1000000u;
+        for (uint32_t i = 0; i < options->clients && !flow.failed; i++) begin_order(&flow, &flow.orders[i]);
+        run_loop(&flow);
+        abandon(&flow);
+        if (!options->quiet) print_summary(&flow);
+        if (flow.failed)
+            exit_status = LS_EXIT_ERROR;
+        else if (flow.hazards > 0)
+            exit_status = LS_EXIT_HAZARD;
+        else if (flow.unknown > 0 || flow.under_way > 0)
+            exit_status = LS_EXIT_UNKNOWN;
+    }
+    lockstep_close(flow.client);
+    if (flow.journal >= 0 && close(flow.journal) != 0)
+        exit_status = bench_fail(NAME, LS_EXIT_ERROR, "%s: %s", options->journal, strerror(errno));
+    bench_samples_free(&flow.samples);
+    free(flow.orders);
+    return exit_status;
+}
+
+static int parse_first(const char *text, uint64_t *ret_first) {
+    char *end = NULL;
+
+    if (text == NULL) { /* no two runs on the same tables share an order: microseconds since 1970 */
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        *ret_first = (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+        return LS_EXIT_OK;
+    }
+    errno = 0;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0' || errno != 0 || value > INT64_MAX / 2)
+        return bench_fail(NAME, LS_EXIT_USAGE, "--first: `%s` is no order number", text);
+    *ret_first = value;
+    return LS_EXIT_OK;
+}
+
+int bench_order_flow(int argc, char **argv) {
+    struct flow_options options = {.url = getenv("LOCKSTEP_URL"),
+                                   .ca = getenv("LOCKSTEP_TLS_CA"),
+                                   .certificate = getenv("LOCKSTEP_TLS_CERTIFICATE"),
+                                   .key = getenv("LOCKSTEP_TLS_KEY"),
+                                   .wait = "applied",
+                                   .clients = 16,
+                                   .seconds = 10,
+                                   .settle_s = 30,
+                                   .skus = 200,
+                                   .customers = 1000,
+                                   .coupons = 500,
+                                   .seed = 1};
+    const char *first = NULL;
+    const struct opt opts[] = {
+        {"url", 'u', OPT_TEXT, &options.url, "URL", "https://host:port or unix:/path ($LOCKSTEP_URL)", 0, 0},
+        {"ca", 0, OPT_TEXT, &options.ca, "FILE", "certificate authority ($LOCKSTEP_TLS_CA)", 0, 0},
+        {"cert", 0, OPT_TEXT, &options.certificate, "FILE", "our certificate ($LOCKSTEP_TLS_CERTIFICATE)", 0, 0},
+        {"cert-key", 0, OPT_TEXT, &options.key, "FILE", "its private key ($LOCKSTEP_TLS_KEY)", 0, 0},
+        {"clients", 'n', OPT_U32, &options.clients, "N", "orders under way (16)", 1, CLIENTS_MAX},
+        {"seconds", 's', OPT_U32, &options.seconds, "N", "how long new orders are begun (10)", 0, 1000000},
+        {"settle", 0, OPT_U32, &options.settle_s, "N", "seconds after that to find out what is not known (30)", 1,
+         1000000},
+        {"wait", 'w', OPT_TEXT, &options.wait, "WHAT", "applied (default) or decided", 0, 0},
+        {"journal", 'j', OPT_TEXT, &options.journal, "FILE", "append one line per finished order", 0, 0},
+        {"first", 0, OPT_TEXT, &first, "ID", "number of the first order (the time in microseconds)", 0, 0},
+        {"skus", 0, OPT_U32, &options.skus, "N", "rows of product (200)", 1, 1000000},
+        {"customers", 0, OPT_U32, &options.customers, "N", "rows of account (1000)", 1, 10000000},
+        {"coupons", 0, OPT_U32, &options.coupons, "N", "rows of coupon (500)", 1, 10000000},
+        {"seed", 0, OPT_U32, &options.seed, "N", "of the random choices (1)", 0, 0},
+        {"quiet", 'q', OPT_FLAG, &options.quiet, NULL, "no progress, no summary", 0, 0},
+        {"help", 'h', OPT_FLAG, &options.help, NULL, "this text", 0, 0},
+    };
+    struct opt_operands operands;
+    struct ls_error err;
+
+    if (opt_parse(opts, sizeof opts / sizeof opts[0], argc, argv, false, &operands, &err) != LS_OK)
+        return bench_fail(NAME, LS_EXIT_USAGE, "%s", err.text);
+    if (options.help) {
+        (void)printf("usage: lockstep-bench order-flow [options]\n\n");
+        opt_help(stdout, opts, sizeof opts / sizeof opts[0]);
+        return LS_EXIT_OK;
+    }
+    if (operands.count > 0) return bench_fail(NAME, LS_EXIT_USAGE, "what is `%s`?", operands.items[0]);
+    if (strcmp(options.wait, "applied") != 0 && strcmp(options.wait, "decided") != 0)
+        return bench_fail(NAME, LS_EXIT_USAGE, "--wait: `%s` is neither applied nor decided", options.wait);
+    int exit_status = parse_first(first, &options.first);
+    return exit_status == LS_EXIT_OK ? run(&options) : exit_status;
+}

@@ -1,0 +1,97 @@
+/*
+ * document.h: the JSON document of POST /v1/run, parsed and checked as a whole before anything begins.
+ *
+ *   {"mode": "2pc",
+ *    "steps": [{"on": "orders", "do": {"sql": "...", "args": [17, "tea", null, true, {"json": {...}}, {"ref":
+ * "order.rows.0.id"}], "expect_rows": 1}, "undo": {...}, "name": "order", "after": ["other", 0], "kind":
+ * "compensatable"}], "isolation": "read committed", "deadline": "30s", "lock_timeout": "5s", "gid_form": "readable"}
+ *
+ * Whatever is not known, of the wrong type, too large or not allowed is refused with a code, one line of text and the
+ * path of the offending value ("steps[1].do.args[0]"). `undo` and `kind` are checked like `do` and have no effect in a
+ * 2pc transaction.
+ *
+ * Pure but for memory: no file, socket, clock or log. The parsed document owns the JSON tree; SQL and string arguments
+ * point into it, so that nothing is copied between the request's body and the frame to the agent.
+ */
+#ifndef LOCKSTEP_API_DOCUMENT_H
+#define LOCKSTEP_API_DOCUMENT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "coordinator/core/engine.h"
+#include "lockstep/limits.h"
+#include "lockstep/status.h"
+
+enum document_arg_kind { DOCUMENT_ARG_NULL, DOCUMENT_ARG_TEXT, DOCUMENT_ARG_REF };
+enum document_ref_kind { DOCUMENT_REF_CELL, DOCUMENT_REF_ROWS_AFFECTED };
+
+struct document_arg {
+    enum document_arg_kind kind;
+    enum document_ref_kind ref_kind;
+    const char *text;  /* TEXT: what the parameter holds; REF: the column of a CELL */
+    char *owned;       /* text of {"json": ...}, freed with the document */
+    uint32_t ref_step; /* REF: an earlier step */
+    uint32_t ref_row;  /* CELL */
+    char number[24];   /* text of an integer */
+};
+
+struct document_step {
+    const char *name; /* NULL when it has none */
+    const char *sql;
+    struct document_arg *args;
+    uint32_t arg_count;
+    uint32_t expect_rows;
+    bool has_expect_rows;
+    bool has_ref;    /* one of its args is a reference */
+    bool referenced; /* a later step uses what it returns */
+};
+
+enum document_isolation { DOCUMENT_READ_COMMITTED, DOCUMENT_REPEATABLE_READ, DOCUMENT_SERIALIZABLE };
+
+struct document {
+    struct document_step *steps;
+    struct engine_step_spec *specs; /* the same steps, as the engine wants them */
+    uint32_t step_count;
+    uint32_t participants[LS_PARTICIPANTS_PER_TXN_CEILING]; /* registry numbers, in order of first use */
+    uint32_t participant_count;
+    enum document_isolation isolation;
+    enum ls_gid_form gid_form;
+    uint64_t deadline_ms, lock_timeout_ms;
+    /* memory */
+    json_t *root;
+    struct document_arg *args; /* of all steps, "undo" included */
+    size_t arg_count;
+    uint16_t *after;
+};
+
+struct document_limits {
+    uint32_t statements, participants;     /* per transaction */
+    uint64_t deadline_ms, lock_timeout_ms; /* defaults */
+    /* Registry number of a participant, 0 when nobody of that name ever joined. */
+    uint32_t (*participant)(void *context, const char *name);
+    void *context;
+};
+
+#define DOCUMENT_PATH_MAX 192
+struct document_error {
+    const char
+        *code; /* constant: "invalid_json", "unknown_field", "missing_field", "wrong_type", "invalid_value",
+                  "too_large", "unknown_participant", "statement_not_allowed", "mode_not_available", "no_memory" */
+    char message[LS_ERROR_TEXT_MAX];
+    char path[DOCUMENT_PATH_MAX]; /* "" for the document itself */
+};
+
+/* On success *ret_document is to be freed with document_free(). Otherwise *error is filled and LS_ERR_INVALID,
+ * LS_ERR_TOO_LARGE or LS_ERR_NOMEM returned. `body` need not outlive the call. */
+enum ls_status document_parse(const char *body, size_t length, const struct document_limits *limits,
+                              struct document **ret_document, struct document_error *error) LS_MUST_CHECK;
+/* NULL is fine. */
+void document_free(struct document *document);
+
+/* "500ms", "30s", "5min", "1h": digits and a unit. LS_ERR_INVALID leaves *ret_ms alone. */
+enum ls_status document_duration(const char *text, uint64_t *ret_ms) LS_MUST_CHECK;
+
+#endif

@@ -1,0 +1,181 @@
+/* conf.c: see conf.h. */
+#include "participant/conf.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lockstep/limits.h"
+#include "participant/functions.h"
+
+#define AT(field) offsetof(struct agent_conf, field)
+#define PATH_BYTES_MAX 4095
+#define SOCKET_PATH_MAX 107 /* sun_path */
+
+const struct conf_key agent_conf_keys[] = {
+    {"name", CONF_NAME, AT(name), NULL, true, 1, LS_PARTICIPANT_MAX, "name of this participant: what documents and the certificate call it"},
+    {"coordinator.name", CONF_NAME, AT(coordinator_name), NULL, true, 1, LS_COORDINATOR_MAX,
+     "name of the coordinator, checked against its certificate's URI lockstep://coordinator/NAME"},
+    {"coordinator.address", CONF_PORT_ADDRESS, AT(coordinator_address), "127.0.0.1:7444", false, 0, 0, "its listener for agents"},
+    {"tls.ca", CONF_STRING, AT(tls_ca), NULL, true, 1, PATH_BYTES_MAX, "PEM file: certificate authorities of the coordinator; read again on SIGHUP"},
+    {"tls.certificate", CONF_STRING, AT(tls_certificate), NULL, true, 1, PATH_BYTES_MAX,
+     "PEM file: our certificate with URI lockstep://agent/NAME; read again on SIGHUP"},
+    {"tls.key", CONF_STRING, AT(tls_key), NULL, true, 1, PATH_BYTES_MAX, "PEM file: its key; read again on SIGHUP"},
+    {"tls.crl", CONF_STRING, AT(tls_crl), NULL, false, 0, PATH_BYTES_MAX, "PEM file: revoked certificates; read again on SIGHUP"},
+    {"database.conninfo", CONF_STRING, AT(conninfo), NULL, true, 1, PATH_BYTES_MAX,
+     "libpq connection string or service=NAME; user is the agent's own role, no superuser; passwords belong into a passfile"},
+    {"database.connect_timeout", CONF_MS, AT(connect_ms), "5s", false, 100, 60000, "bound of one attempt to connect"},
+    {"roles", CONF_MAP, AT(roles), NULL, true, 0, 0,
+     "application identity to database role, for example app/checkout: checkout_rw; \"*\" is for all others"},
+    {"functions", CONF_MAP, AT(functions), NULL, false, 0, 0,
+     "applications that may only call these functions, for example app/checkout: pay.reserve, pay.cancel"},
+    {"pool.workers", CONF_U32, AT(workers), "64", false, 1, 10000, "worker sessions of all roles together: branches that run at once"},
+    {"pool.finishers", CONF_U32, AT(finishers), "8", false, 2, 64, "sessions per role for COMMIT PREPARED and ROLLBACK PREPARED"},
+    {"prepared.share", CONF_U32, AT(prepared_share), "100", false, 1, 100,
+     "percent of max_prepared_transactions that this agent may fill; it is per cluster, not per database"},
+    {"sweep.interval", CONF_MS, AT(sweep_ms), "10s", false, 100, 3600000, "how often prepared transactions are listed and asked about"},
+    {"grace", CONF_MS, AT(grace_ms), "1s", false, 10, 60000, "time beyond a branch's deadline before its backend is ended"},
+    {"lock_wait", CONF_MS, AT(lock_wait_ms), "10s", false, 0, 3600000,
+     "how long another session may hold this agent's advisory lock before the agent gives up"},
+    {"settle_lock_timeout", CONF_MS, AT(settle_lock_ms), "1s", false, 1, 60000,
+     "how long settling a one-participant transaction waits for its outcome row before it tries again"},
+    {"drain_time", CONF_MS, AT(drain_ms), "10s", false, 0, LS_DEADLINE_MS_MAX, "how long a stopping agent waits for its running branches"},
+    {"gid_form", CONF_STRING, AT(gid_form_word), "asked", false, 1, 16, "asked: what the transaction asks for; xa: always XA ids"},
+    {"metrics.socket", CONF_STRING, AT(metrics_socket), NULL, false, 0, SOCKET_PATH_MAX, "Unix socket that answers GET /metrics; default: none"},
+    {"log.level", CONF_STRING, AT(level_word), "info", false, 1, 16, "debug, info, warn or error"},
+    {"log.format", CONF_STRING, AT(format_word), "text", false, 1, 16, "text or json"},
+    {"faults", CONF_STRING, AT(faults_word), "disabled", false, 1, 16, "enabled: obey LOCKSTEP_FAIL (for tests only); disabled: refuse to start with it"},
+};
+const size_t agent_conf_key_count = sizeof(agent_conf_keys) / sizeof(agent_conf_keys[0]);
+
+_Static_assert(LS_DEFAULT_WORKERS_MAX == 64 && LS_DEFAULT_FINISHERS == 8 && LS_DEFAULT_SWEEP_S == 10 && LS_DEFAULT_PREPARED_SHARE == 100,
+               "the sample shows these numbers, limits.h has their names");
+
+static enum ls_status check_words(struct agent_conf *conf, const char *file, struct ls_error *err)
+{
+    if (!diag_parse_level(conf->level_word, &conf->level))
+        return ls_fail(err, LS_ERR_CONFIG, "%s: log.level: expected debug, info, warn or error, found `%s`", file, conf->level_word);
+    if (!diag_parse_format(conf->format_word, &conf->format))
+        return ls_fail(err, LS_ERR_CONFIG, "%s: log.format: expected text or json, found `%s`", file, conf->format_word);
+    conf->faults = strcmp(conf->faults_word, "enabled") == 0;
+    if (!conf->faults && strcmp(conf->faults_word, "disabled") != 0)
+        return ls_fail(err, LS_ERR_CONFIG, "%s: faults: expected enabled or disabled, found `%s`", file, conf->faults_word);
+    conf->gid_form = strcmp(conf->gid_form_word, "xa") == 0 ? LS_GID_XA : LS_GID_READABLE;
+    if (conf->gid_form == LS_GID_READABLE && strcmp(conf->gid_form_word, "asked") != 0)
+        return ls_fail(err, LS_ERR_CONFIG, "%s: gid_form: expected asked or xa, found `%s`", file, conf->gid_form_word);
+    return LS_OK;
+}
+
+static enum ls_status check_identity(const char *file, const struct conf_pair *pair, const char *key, struct ls_error *err)
+{
+    if (strcmp(pair->key, "*") == 0)
+        return LS_OK;
+    const char *name = strchr(pair->key, '/');
+    if (name == NULL || !ls_name_valid(name + 1, LS_IDENTITY_MAX) ||
+        (strncmp(pair->key, "app/", 4) != 0 && strncmp(pair->key, "admin/", 6) != 0))
+        return ls_fail(err, LS_ERR_CONFIG, "%s:%u: %s: expected app/NAME, admin/NAME or *, found `%s`", file, pair->line, key, pair->key);
+    return LS_OK;
+}
+
+static enum ls_status check_maps(struct agent_conf *conf, const char *file, struct ls_error *err)
+{
+    enum ls_status status = LS_OK;
+    if (conf->roles.count == 0)
+        return ls_fail(err, LS_ERR_CONFIG, "%s: roles: no application may run anything here", file);
+    conf->database_roles = calloc(conf->roles.count, sizeof(*conf->database_roles));
+    if (conf->database_roles == NULL)
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    for (size_t i = 0; status == LS_OK && i < conf->roles.count; i++) {
+        const struct conf_pair *pair = &conf->roles.pairs[i];
+        size_t length = strlen(pair->value), known = 0;
+        if (length == 0 || length > LS_ROLE_MAX)
+            return ls_fail(err, LS_ERR_CONFIG, "%s:%u: roles: not the name of a database role: `%s`", file, pair->line, pair->value);
+        status = check_identity(file, pair, "roles", err);
+        for (; known < conf->database_role_count; known++) {
+            assert(conf->database_roles[known] != NULL);
+            if (strcmp(conf->database_roles[known], pair->value) == 0)
+                break;
+        }
+        if (known == conf->database_role_count)
+            conf->database_roles[conf->database_role_count++] = pair->value;
+    }
+    for (size_t i = 0; status == LS_OK && i < conf->functions.count; i++) {
+        const struct conf_pair *pair = &conf->functions.pairs[i];
+        status = check_identity(file, pair, "functions", err);
+        if (status == LS_OK && !functions_list_valid(pair->value))
+            return ls_fail(err, LS_ERR_CONFIG, "%s:%u: functions: expected names with commas between them, found `%s`", file, pair->line,
+                           pair->value);
+    }
+    return status;
+}
+
+enum ls_status agent_conf_load(const char *file, struct agent_conf *ret_conf, struct ls_error *err)
+{
+    struct agent_conf conf = {0};
+    const char *name = file != NULL ? file : "environment";
+    enum ls_status status = conf_load(file, agent_conf_keys, agent_conf_key_count, &conf, err);
+    if (status != LS_OK)
+        return status;
+    status = check_words(&conf, name, err);
+    if (status == LS_OK)
+        status = check_maps(&conf, name, err);
+    struct ls_error inner;
+    if (status == LS_OK && pg_target_parse(conf.conninfo, &conf.target, &inner) != LS_OK)
+        status = ls_fail(err, LS_ERR_CONFIG, "%s: database.conninfo: %s", name, inner.text);
+    if (status != LS_OK) {
+        agent_conf_free(&conf);
+        return status;
+    }
+    *ret_conf = conf;
+    return LS_OK;
+}
+
+void agent_conf_free(struct agent_conf *conf)
+{
+    pg_target_free(&conf->target);
+    free(conf->database_roles);
+    conf->database_roles = NULL;
+    conf_free(agent_conf_keys, agent_conf_key_count, conf);
+}
+
+struct tls_files agent_conf_tls(const struct agent_conf *conf)
+{
+    bool crl = conf->tls_crl != NULL && conf->tls_crl[0] != '\0';
+    return (struct tls_files){conf->tls_ca, conf->tls_certificate, conf->tls_key, crl ? conf->tls_crl : NULL};
+}
+
+void agent_conf_core(const struct agent_conf *conf, uint64_t seed, struct agent_config *ret_core)
+{
+    agent_config_defaults(ret_core);
+    snprintf(ret_core->participant, sizeof(ret_core->participant), "%s", conf->name);
+    snprintf(ret_core->coordinator, sizeof(ret_core->coordinator), "%s", conf->coordinator_name);
+    ret_core->workers_max = conf->workers;
+    ret_core->prepared_share = conf->prepared_share;
+    ret_core->sweep_us = conf->sweep_ms * 1000;
+    ret_core->grace_us = conf->grace_ms * 1000;
+    ret_core->lock_wait_us = conf->lock_wait_ms * 1000;
+    ret_core->seed = seed;
+}
+
+static const char *lookup(const struct conf_map *map, const char *app)
+{
+    const char *others = NULL;
+    for (size_t i = 0; i < map->count; i++) {
+        if (strcmp(map->pairs[i].key, app) == 0)
+            return map->pairs[i].value;
+        if (strcmp(map->pairs[i].key, "*") == 0)
+            others = map->pairs[i].value;
+    }
+    return others;
+}
+
+const char *agent_conf_role(const struct agent_conf *conf, const char *app)
+{
+    return lookup(&conf->roles, app);
+}
+
+const char *agent_conf_functions(const struct agent_conf *conf, const char *app)
+{
+    return lookup(&conf->functions, app);
+}

@@ -1,0 +1,131 @@
+/*
+ * main.c: lockstep-agent: words on the command line, configuration, start, exit status.
+ *
+ *   lockstep-agent --config FILE            runs in the foreground; logs to stderr
+ *   lockstep-agent --config FILE --check-config
+ *   lockstep-agent --help-config            a sample configuration: every key, its default, what it does
+ *   lockstep-agent --list-failpoints
+ *   lockstep-agent --version
+ */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/daemon.h"
+#include "common/diag.h"
+#include "common/failpoint.h"
+#include "participant/host.h"
+
+enum option_code { OPT_CONFIG = 1, OPT_CHECK, OPT_HELP_CONFIG, OPT_FAILPOINTS, OPT_VERSION, OPT_HELP };
+
+static const struct option options[] = {
+    {"config", required_argument, NULL, OPT_CONFIG},
+    {"check-config", no_argument, NULL, OPT_CHECK},
+    {"help-config", no_argument, NULL, OPT_HELP_CONFIG},
+    {"list-failpoints", no_argument, NULL, OPT_FAILPOINTS},
+    {"version", no_argument, NULL, OPT_VERSION},
+    {"help", no_argument, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0},
+};
+
+static void usage(FILE *out)
+{
+    fputs("lockstep-agent: stands beside one PostgreSQL database and lets it take part in transactions\n"
+          "  --config FILE        configuration (YAML); LOCKSTEP_<KEY> in the environment overrides a key\n"
+          "  --check-config       check it and exit\n"
+          "  --help-config        print a sample with every key\n"
+          "  --list-failpoints    print the names of the crash points\n"
+          "  --version\n"
+          "Exit status: 0 stopped in order, 1 error, 2 usage, 78 configuration, or a database that cannot be served as it is.\n",
+          out);
+}
+
+static int exit_status_of(enum ls_status status)
+{
+    return ls_status_class(status) == LS_CLASS_FINAL && status != LS_ERR_IO ? LS_EXIT_CONFIG : LS_EXIT_ERROR;
+}
+
+static int check_configuration(const char *file)
+{
+    struct agent_conf conf;
+    struct ls_error err;
+    SSL_CTX *tls = NULL;
+    if (agent_conf_load(file, &conf, &err) != LS_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return LS_EXIT_CONFIG;
+    }
+    struct tls_files files = agent_conf_tls(&conf);
+    enum ls_status status = tls_client_context(&files, &tls, &err);
+    SSL_CTX_free(tls);
+    agent_conf_free(&conf);
+    if (status != LS_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return LS_EXIT_CONFIG;
+    }
+    puts("the configuration is good");
+    return LS_EXIT_OK;
+}
+
+static int run(const char *file)
+{
+    static struct agenthost host;
+    struct agent_conf conf;
+    struct ls_error err;
+    if (agent_conf_load(file, &conf, &err) != LS_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return LS_EXIT_CONFIG;
+    }
+    diag_setup("lockstep-agent", conf.level, conf.format);
+    enum ls_status status = daemon_harden(&err);
+    if (status == LS_OK)
+        status = failpoint_setup(conf.faults, &err);
+    if (status == LS_OK)
+        status = agenthost_start(&host, &conf, file, &err);
+    else
+        agent_conf_free(&conf);
+    int exit_status;
+    if (status == LS_OK) {
+        exit_status = agenthost_run(&host);
+    } else {
+        exit_status = exit_status_of(status);
+        diag(DIAG_ERROR, "cannot start", "error", err.text, NULL);
+    }
+    agenthost_free(&host);
+    return exit_status;
+}
+
+int main(int argc, char **argv)
+{
+    const char *file = NULL;
+    bool check = false;
+    for (int code; (code = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        switch (code) {
+        case OPT_CONFIG:
+            file = optarg;
+            break;
+        case OPT_CHECK:
+            check = true;
+            break;
+        case OPT_HELP_CONFIG:
+            conf_print_sample(stdout, agent_conf_keys, agent_conf_key_count);
+            return LS_EXIT_OK;
+        case OPT_FAILPOINTS:
+            failpoint_list(stdout, "lockstep-agent");
+            return LS_EXIT_OK;
+        case OPT_VERSION:
+            puts("lockstep-agent " LOCKSTEP_VERSION);
+            return LS_EXIT_OK;
+        case OPT_HELP:
+            usage(stdout);
+            return LS_EXIT_OK;
+        default:
+            usage(stderr);
+            return LS_EXIT_USAGE;
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr, "lockstep-agent: unexpected argument `%s`\n", argv[optind]);
+        return LS_EXIT_USAGE;
+    }
+    return check ? check_configuration(file) : run(file);
+}

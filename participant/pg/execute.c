@@ -1,0 +1,466 @@
+/*
+ * execute.c: one part of a branch as one libpq pipeline: one Sync, one write, one round trip.
+ *
+ *   first part   [reset] BEGIN, marker and timeouts, [outcome row], statements
+ *   later part   timeouts, statements
+ *   last part    ... SET CONSTRAINTS ALL IMMEDIATE, guard, PREPARE TRANSACTION, position
+ *   one-phase    ... SET CONSTRAINTS ALL IMMEDIATE, guard;  COMMIT comes alone, later (hazards 1.15)
+ *
+ * A failed item skips the rest, PREPARE included. What came of it is reported as it was; vote.c judges. Where the transaction has failed and
+ * the session lives, ROLLBACK is sent first and the report follows its answer.
+ *
+ * Crash window: from the write on, the backend may prepare at any time, even long after we are dead (it may wait for a lock). The next life
+ * ends such backends before it scans (control.c).
+ */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/failpoint.h"
+#include "common/text.h"
+#include "participant/pg/driver.h"
+#include "participant/pg/schema.h"
+#include "participant/pg/sql.h"
+#include "participant/pg/xid.h"
+
+#define IDLE_GRACE_MS 5000u       /* beyond the deadline, before the server itself ends an open transaction of a frozen agent */
+#define FIXED_ITEMS 8u            /* of a pipeline, besides the statements */
+#define FRAME_SLACK (16u << 10)   /* bytes of a Vote that are not rows */
+#define STEP_SLACK 32u            /* and per statement */
+#define VALUES_ON_STACK 64
+
+static void run_done(void *context, struct conn *conn, struct conn_batch *batch);
+static void on_row(void *context, struct conn_batch *batch, uint32_t item, const PGresult *result, int row);
+
+/* ---- results */
+
+void execute_forget_results(struct branch *branch)
+{
+    for (uint32_t i = 0; i < branch->result_count; i++)
+        rows_free(&branch->texts[i]);
+    free(branch->rows);
+    free(branch->texts);
+    free(branch->results);
+    branch->rows = NULL;
+    branch->texts = NULL;
+    branch->results = NULL;
+    branch->result_count = 0;
+}
+
+static void make_results(struct branch *branch)
+{
+    const Lockstep__Work *work = branch->work;
+    uint32_t count = (uint32_t)work->n_statements;
+    uint32_t frame = LS_FRAME_MAX - FRAME_SLACK - count * STEP_SLACK;
+    execute_forget_results(branch);
+    branch->rows = pg_alloc((count + 1) * sizeof(*branch->rows));
+    branch->texts = pg_alloc((count + 1) * sizeof(*branch->texts));
+    branch->results = pg_alloc((count + 1) * sizeof(*branch->results));
+    branch->result_count = count;
+    branch->budget = (struct rows_budget){.rows_max = work->has_rows_max ? work->rows_max : LS_DEFAULT_RESULT_ROWS_MAX,
+                                          .bytes_max = work->has_bytes_max ? work->bytes_max : LS_DEFAULT_RESULT_BYTES_MAX};
+    if (branch->budget.bytes_max > frame)
+        branch->budget.bytes_max = frame; /* one Vote carries them all */
+    for (uint32_t i = 0; i < count; i++) {
+        const Lockstep__Statement *statement = work->statements[i];
+        branch->rows[i] = (struct agent_step_rows){
+            .step = statement->step, .has_expect = statement->has_expect_rows, .expect_rows = statement->expect_rows};
+        branch->results[i].step = statement->step;
+    }
+}
+
+static void on_row(void *context, struct conn_batch *batch, uint32_t item, const PGresult *result, int row)
+{
+    (void)batch;
+    struct branch *branch = context;
+    uint32_t index = item - branch->layout.first_statement;
+    assert(index < branch->result_count);
+    rows_add(&branch->texts[index], &branch->budget, result, row);
+}
+
+static void read_results(struct branch *branch, const struct conn_batch *batch)
+{
+    for (uint32_t i = 0; i < branch->result_count; i++) {
+        const struct conn_item *item = &batch->items[branch->layout.first_statement + i];
+        uint64_t touched = 0;
+        if (item->status != PGRES_COMMAND_OK && item->status != PGRES_TUPLES_OK)
+            continue;
+        (void)pg_parse_u64(PQcmdTuples(item->result), &touched);
+        branch->rows[i].rows_affected = touched;
+        branch->results[i].rows_affected = touched;
+        branch->results[i].json = rows_close(&branch->texts[i]);
+        branch->results[i].has_rows = branch->results[i].json != NULL;
+    }
+}
+
+/* ---- sending */
+
+static void add_statement(struct conn *conn, struct conn_batch *batch, const Lockstep__Statement *statement)
+{
+    const char *few[VALUES_ON_STACK] = {NULL}, **values = few;
+    if (statement->n_args > VALUES_ON_STACK)
+        values = pg_alloc(statement->n_args * sizeof(*values));
+    for (size_t i = 0; i < statement->n_args; i++)
+        values[i] = statement->args[i]->text;
+    batch->items[batch->count].stream = true;
+    conn_add(conn, batch, statement->sql, (int)statement->n_args, values);
+    if (values != few)
+        free(values);
+}
+
+static void add_begin(struct pg *pg, struct branch *branch, struct conn_batch *batch)
+{
+    /* Not prepared once per session, as the others are: a branch's SQL may replace what is, and without a BEGIN everything after it would commit. */
+    static const char *const begins[] = {SQL_BEGIN_READ_COMMITTED, SQL_BEGIN_REPEATABLE_READ, SQL_BEGIN_SERIALIZABLE};
+    struct session *session = branch->session;
+    struct run_layout *layout = &branch->layout;
+    const Lockstep__Work *work = branch->work;
+    char lock[16], statement[16], idle[16], hash[2 * 64 + 3] = "";
+    snprintf(lock, sizeof(lock), "%" PRIu32, branch->lock_timeout_ms);
+    snprintf(statement, sizeof(statement), "%" PRIu32, branch->deadline_ms);
+    snprintf(idle, sizeof(idle), "%" PRIu32, branch->deadline_ms + IDLE_GRACE_MS);
+    if (!branch->first) {
+        const char *values[] = {lock, statement, idle};
+        layout->marker = batch->count;
+        conn_add_named(session->conn, batch, "ls_again", 3, values);
+        return;
+    }
+    if (session->dirt != DIRT_NONE)
+        conn_add(session->conn, batch, SQL_RESET, 0, NULL);
+    layout->begin = batch->count;
+    conn_add(session->conn, batch, begins[work->isolation], 0, NULL);
+    const char *values[] = {branch->gtid, lock, statement, idle};
+    layout->marker = batch->count;
+    conn_add_named(session->conn, batch, "ls_mark", 4, values);
+    if (!branch->one_phase)
+        return;
+    if (work->has_document_hash && work->document_hash.len <= 64) {
+        memcpy(hash, "\\x", sizeof "\\x");
+        for (size_t i = 0; i < work->document_hash.len; i++)
+            snprintf(hash + 2 + 2 * i, 3, "%02x", work->document_hash.data[i]);
+    }
+    const char *row[] = {pg->secret, branch->gtid, work->app, work->key, hash[0] != '\0' ? hash : NULL};
+    layout->outcome = batch->count;
+    conn_add(session->conn, batch, SQL_OUTCOME_INSERT, 5, row); /* nor this: whoever replaced it would be given the secret */
+}
+
+static void add_end(struct branch *branch, struct conn_batch *batch)
+{
+    struct session *session = branch->session;
+    struct run_layout *layout = &branch->layout;
+    char literal[2 * LS_GID_MAX + 3], sql[2 * LS_GID_MAX + 32];
+    const char *values[] = {branch->gtid, session->login.sync_floor};
+    layout->constraints = batch->count;
+    conn_add(session->conn, batch, SQL_CONSTRAINTS, 0, NULL);
+    layout->guard = batch->count;
+    conn_add_named(session->conn, batch, "ls_guard", 2, values);
+    if (branch->one_phase)
+        return;
+    int fits = pg_quote('\'', branch->gid, literal, sizeof(literal));
+    assert(fits);
+    (void)fits;
+    snprintf(sql, sizeof(sql), "prepare transaction %s", literal);
+    layout->prepare = batch->count;
+    conn_add(session->conn, batch, sql, 0, NULL);
+    layout->lsn = batch->count;
+    conn_add_named(session->conn, batch, "ls_lsn", 0, NULL);
+}
+
+void execute_send(struct pg *pg, struct branch *branch)
+{
+    struct session *session = branch->session;
+    const Lockstep__Work *work = branch->work;
+    branch->layout = (struct run_layout){RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE};
+    make_results(branch);
+    struct conn_batch *batch = conn_begin(session->conn, (uint32_t)work->n_statements + FIXED_ITEMS, run_done, branch);
+    batch->row = on_row;
+    if (failpoint_hit(FP_agent_before_pipeline))
+        conn_close(session->conn, "fault asked for");
+    add_begin(pg, branch, batch);
+    branch->layout.first_statement = batch->count;
+    for (size_t i = 0; i < work->n_statements; i++)
+        add_statement(session->conn, batch, work->statements[i]);
+    if (branch->last)
+        add_end(branch, batch);
+    conn_end(session->conn, batch);
+    branch->reset_ahead = branch->first && session->dirt != DIRT_NONE;
+    session->dirt = DIRT_MUCH; /* until the answer says better */
+    pg->stats.pipelines++;
+    if (failpoint_hit(FP_agent_after_pipeline_sent))
+        conn_close(session->conn, "fault asked for");
+}
+
+/* ---- what came of it */
+
+static void answer_run(struct pg *pg, struct branch *branch)
+{
+    struct agent_event event = {.kind = AEV_DB_RUN, .op = branch->op};
+    assert(branch->op != 0);
+    branch->op = 0;
+    branch->work = NULL;
+    event.run = branch->run;
+    pg_answer(pg, &event);
+}
+
+static enum agent_item item_at(const struct branch *branch, uint32_t index)
+{
+    const struct run_layout *layout = &branch->layout;
+    if (index >= layout->first_statement && index - layout->first_statement < branch->result_count)
+        return AGENT_ITEM_STATEMENT;
+    if (index == layout->marker)
+        return AGENT_ITEM_MARKER;
+    if (index == layout->outcome)
+        return AGENT_ITEM_OUTCOME_ROW;
+    if (index == layout->constraints)
+        return AGENT_ITEM_CONSTRAINTS;
+    if (index == layout->guard)
+        return AGENT_ITEM_GUARD;
+    if (index == layout->prepare)
+        return AGENT_ITEM_PREPARE;
+    if (index == layout->lsn)
+        return AGENT_ITEM_LSN;
+    return AGENT_ITEM_BEGIN; /* itself, or the reset ahead of it */
+}
+
+static enum agent_guard read_guard(const struct conn_item *item)
+{
+    if (item->status == PGRES_TUPLES_OK)
+        return AGENT_GUARD_OK;
+    if (strcmp(conn_sqlstate(item), "22P02") != 0)
+        return AGENT_GUARD_NONE;
+    const char *message = conn_message(item);
+    if (strstr(message, GUARD_MARKER) != NULL)
+        return AGENT_GUARD_MARKER_LOST;
+    if (strstr(message, GUARD_OWNER) != NULL)
+        return AGENT_GUARD_FOREIGN_OWNER;
+    return strstr(message, GUARD_READ_ONLY) != NULL ? AGENT_GUARD_READ_ONLY : AGENT_GUARD_NONE;
+}
+
+/* A read-only guard "fails" too, and says nothing about the results. */
+static bool read_results_failure(struct branch *branch, const struct conn_batch *batch)
+{
+    struct agent_run *run = &branch->run;
+    bool content = batch->failed == batch->count || run->guard == AGENT_GUARD_READ_ONLY;
+    if (!content || (!branch->budget.exceeded && !branch->budget.garbled))
+        return false;
+    run->failed = AGENT_ITEM_RESULTS;
+    if (branch->budget.garbled)
+        snprintf(branch->message, sizeof(branch->message), "results are not UTF-8: a statement has changed client_encoding");
+    else
+        snprintf(branch->message, sizeof(branch->message), "results exceed %" PRIu32 " rows or %" PRIu32 " bytes", branch->budget.rows_max,
+                 branch->budget.bytes_max);
+    run->message = branch->message;
+    return true;
+}
+
+static void read_failure(struct branch *branch, const struct conn_batch *batch)
+{
+    struct agent_run *run = &branch->run;
+    if (read_results_failure(branch, batch) || batch->failed == batch->count)
+        return;
+    const struct conn_item *item = &batch->items[batch->failed];
+    run->failed = item_at(branch, batch->failed);
+    if (run->failed == AGENT_ITEM_STATEMENT)
+        run->failed_step = branch->rows[batch->failed - branch->layout.first_statement].step;
+    snprintf(branch->sqlstate, sizeof(branch->sqlstate), "%s", conn_sqlstate(item));
+    text_copy_line(branch->message, sizeof(branch->message), conn_message(item));
+    run->sqlstate = branch->sqlstate[0] != '\0' ? branch->sqlstate : NULL;
+    run->message = branch->message;
+}
+
+/* xid and owner from the guard ahead of PREPARE, history and position from behind it. */
+static void read_identity(struct branch *branch, const struct login *login, const struct conn_batch *batch)
+{
+    struct agent_run *run = &branch->run;
+    const struct run_layout *layout = &branch->layout;
+    if (layout->guard == RUN_NONE)
+        return;
+    const struct conn_item *guard = &batch->items[layout->guard];
+    run->guard = read_guard(guard);
+    if (run->guard == AGENT_GUARD_OK) {
+        const char *owner = conn_value(guard, 0, 1);
+        (void)pg_parse_u64(conn_value(guard, 0, 0), &run->identity.xid);
+        snprintf(branch->owner, sizeof(branch->owner), "%s", owner != NULL ? owner : "");
+        run->owner = branch->owner;
+    }
+    if (layout->prepare == RUN_NONE)
+        return;
+    const struct conn_item *prepare = &batch->items[layout->prepare], *lsn = &batch->items[layout->lsn];
+    if (prepare->status == PGRES_COMMAND_OK) {
+        snprintf(branch->tag, sizeof(branch->tag), "%s", PQcmdStatus(prepare->result));
+        run->prepare_tag = branch->tag;
+    }
+    run->prepare_warning = prepare->warned;
+    run->identity.system_id = login->system_id;
+    if (!pg_parse_lsn(conn_value(lsn, 0, LSN_LSN), &run->identity.lsn) ||
+        !pg_parse_walfile(conn_value(lsn, 0, LSN_WALFILE), &run->identity.timeline))
+        run->identity.lsn = 0;
+}
+
+/* What the run has left behind in its session. */
+static enum session_dirt judge_dirt(const struct branch *branch)
+{
+    const struct agent_run *run = &branch->run;
+    bool went_through = run->failed == AGENT_ITEM_NONE || run->failed == AGENT_ITEM_LSN;
+    bool odd = run->guard == AGENT_GUARD_NONE || (!branch->one_phase && run->identity.lsn == 0);
+    if (branch->last && went_through && odd)
+        return DIRT_BAD; /* our prepared statements do not say what we prepared: a branch has replaced them */
+    if (branch->budget.exceeded)
+        return DIRT_BAD; /* libpq never gives back the memory that a large row has taken */
+    if (run->guard == AGENT_GUARD_MARKER_LOST || run->guard == AGENT_GUARD_FOREIGN_OWNER ||
+        (run->sqlstate != NULL && strcmp(run->sqlstate, "26000") == 0))
+        return DIRT_BAD; /* settings that RESET ALL leaves alone may be gone; our prepared statements are */
+    if (run->prepare_tag != NULL)
+        return DIRT_SETTINGS;
+    if (run->guard == AGENT_GUARD_READ_ONLY)
+        return branch->reset_ahead ? DIRT_SETTINGS : DIRT_NONE; /* no session locks; ROLLBACK undoes the rest, the reset too */
+    return DIRT_MUCH;
+}
+
+static void rolled_back(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    struct branch *branch = context;
+    struct pg *pg = branch->session->pg;
+    bool idle = !batch->lost && batch->failed == batch->count && conn_transaction(conn) == PQTRANS_IDLE;
+    branch->run.session = idle ? AGENT_SESSION_IDLE : AGENT_SESSION_LOST;
+    if (!idle && !batch->lost)
+        conn_close(conn, "ROLLBACK failed");
+    answer_run(pg, branch);
+}
+
+static void run_done(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    struct branch *branch = context;
+    struct session *session = branch->session;
+    struct pg *pg = session->pg;
+    memset(&branch->run, 0, sizeof(branch->run));
+    read_results(branch, batch);
+    read_identity(branch, &session->login, batch);
+    read_failure(branch, batch);
+    branch->run.rows = branch->rows;
+    branch->run.row_count = branch->result_count;
+    if (session->dirt != DIRT_BAD)
+        session->dirt = judge_dirt(branch);
+    PGTransactionStatusType state = batch->lost ? PQTRANS_UNKNOWN : conn_transaction(conn);
+    if (state == PQTRANS_INERROR) {
+        struct conn_batch *rollback = conn_begin(conn, 1, rolled_back, branch);
+        conn_add(conn, rollback, "rollback", 0, NULL);
+        conn_end(conn, rollback);
+        return;
+    }
+    if (state == PQTRANS_IDLE)
+        branch->run.session = AGENT_SESSION_IDLE;
+    else
+        branch->run.session = state == PQTRANS_INTRANS ? AGENT_SESSION_OPEN : AGENT_SESSION_LOST;
+    answer_run(pg, branch);
+}
+
+/* ---- effects */
+
+static struct branch *branch_get(struct pg *pg, const struct agent_effect *effect)
+{
+    struct branch *branch = branch_find(pg, effect->branch);
+    if (branch != NULL)
+        return branch;
+    branch = pg_alloc(sizeof(*branch));
+    branch->number = effect->branch;
+    snprintf(branch->gtid, sizeof(branch->gtid), "%s", effect->gtid);
+    struct branch **bucket = &pg->branches[branch->number % PG_BRANCH_BUCKETS];
+    branch->hash_next = *bucket;
+    *bucket = branch;
+    return branch;
+}
+
+void execute_no_session(struct pg *pg, struct branch *branch, const char *reason)
+{
+    struct late *late = pg_answer_late(pg, AEV_DB_RUN, branch->op);
+    late->event.run.nothing_sent = true;
+    late->event.run.session = AGENT_SESSION_LOST;
+    text_copy_line(late->message, sizeof(late->message), reason);
+    branch->op = 0;
+    branch->work = NULL;
+}
+
+void execute_run(struct pg *pg, const struct agent_effect *effect, const char *role)
+{
+    struct branch *branch = branch_get(pg, effect);
+    assert(branch->op == 0);
+    branch->op = effect->op;
+    branch->work = effect->run.work;
+    branch->first = effect->run.first;
+    branch->last = effect->run.last;
+    branch->one_phase = effect->run.one_phase;
+    branch->lock_timeout_ms = effect->run.lock_timeout_ms;
+    branch->deadline_ms = effect->run.deadline_ms;
+    snprintf(branch->gid, sizeof(branch->gid), "%s", effect->run.gid != NULL ? effect->run.gid : "");
+    snprintf(branch->role, sizeof(branch->role), "%s", role);
+    snprintf(branch->app, sizeof(branch->app), "%s", branch->work->app);
+    if (branch->session != NULL && conn_is_ready(branch->session->conn)) {
+        execute_send(pg, branch);
+    } else if (branch->first) {
+        worker_acquire(branch, pg);
+    } else {
+        /* Its open transaction went with the session; the backend may not have noticed yet. */
+        struct late *late = pg_answer_late(pg, AEV_DB_RUN, branch->op);
+        late->event.run.session = AGENT_SESSION_LOST;
+        branch->op = 0;
+        branch->work = NULL;
+    }
+}
+
+/* COMMIT or ROLLBACK alone was answered. */
+static void ending_done(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    struct branch *branch = context;
+    struct pg *pg = branch->session->pg;
+    struct agent_event event = {.kind = branch->committing ? AEV_DB_COMMIT1 : AEV_DB_ROLLBACK, .op = branch->op};
+    bool idle = !batch->lost && conn_transaction(conn) == PQTRANS_IDLE;
+    enum agent_session session = idle ? AGENT_SESSION_IDLE : AGENT_SESSION_LOST;
+    branch->op = 0;
+    if (!idle && !batch->lost)
+        conn_close(conn, "the transaction did not end");
+    if (branch->committing) {
+        pg_item_answer(batch, 0, "COMMIT", &event.commit1.answer);
+        event.commit1.session = session;
+    } else {
+        event.rollback.session = session;
+    }
+    pg_answer(pg, &event);
+}
+
+/* False: there is no session. */
+static bool send_ending(struct pg *pg, const struct agent_effect *effect, bool commit)
+{
+    struct branch *branch = branch_find(pg, effect->branch);
+    if (branch == NULL || branch->session == NULL || !conn_is_ready(branch->session->conn))
+        return false;
+    struct conn *conn = branch->session->conn;
+    assert(branch->op == 0 && conn_queued(conn) == 0);
+    branch->op = effect->op;
+    branch->committing = commit;
+    struct conn_batch *batch = conn_begin(conn, 1, ending_done, branch);
+    if (commit && failpoint_hit(FP_agent_before_one_phase_commit))
+        conn_close(conn, "fault asked for");
+    conn_add(conn, batch, commit ? "commit" : "rollback", 0, NULL);
+    conn_end(conn, batch);
+    if (commit && failpoint_hit(FP_agent_after_one_phase_commit))
+        conn_close(conn, "fault asked for");
+    return true;
+}
+
+void execute_commit(struct pg *pg, const struct agent_effect *effect)
+{
+    if (send_ending(pg, effect, true))
+        return;
+    struct late *late = pg_answer_late(pg, AEV_DB_COMMIT1, effect->op);
+    late->event.commit1.answer.lost = true;
+    late->event.commit1.session = AGENT_SESSION_LOST;
+}
+
+void execute_rollback(struct pg *pg, const struct agent_effect *effect)
+{
+    if (!send_ending(pg, effect, false))
+        pg_answer_late(pg, AEV_DB_ROLLBACK, effect->op)->event.rollback.session = AGENT_SESSION_LOST;
+}

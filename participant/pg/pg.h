@@ -1,0 +1,93 @@
+/*
+ * pg.h: what the agent does on its PostgreSQL server: it carries out the core's AEF_DB_* effects with asynchronous libpq in one libevent
+ * loop and answers each with its AEV_DB_* event.
+ *
+ * Owns every connection to the database:
+ *   control    one, as the agent's own role: holds the session advisory lock, ends other backends
+ *   finishers  per database role, and a few as the agent's own role: COMMIT PREPARED, ROLLBACK PREPARED, the fence, proofs, outcome rows, scans
+ *   workers    one branch each at a time, logged in as the app's database role (SET ROLE would be no boundary)
+ * It decides nothing: no vote, no outcome, no retry of anything that could have been done already.
+ *
+ * It never calls back from inside pg_carry_out() or pg_flush().
+ */
+#ifndef LOCKSTEP_PG_H
+#define LOCKSTEP_PG_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "participant/core/agent.h"
+
+/* Where the server is: libpq's keywords and values, without user (but with the agent's own in `user`). */
+#define PG_TARGET_MAX 48
+struct pg_target {
+    char *keywords[PG_TARGET_MAX];
+    char *values[PG_TARGET_MAX];
+    size_t count;
+    char *hosts;    /* names to be resolved, comma-separated; NULL when there is nothing to resolve */
+    char *user;     /* the agent's login role */
+    char *options;  /* the operator's own `options`, or NULL */
+    char *database; /* for logs; NULL: libpq's default */
+};
+/*
+ * Reads a connection string (a service is expanded). LS_ERR_CONFIG with the keyword: syntax; a password in it (use passfile); a user is
+ * missing; what lockstep sets itself (application_name, replication, client_encoding other than UTF8).
+ */
+enum ls_status pg_target_parse(const char *conninfo, struct pg_target *ret_target, struct ls_error *err) LS_MUST_CHECK;
+void pg_target_free(struct pg_target *target);
+
+struct pg_config {
+    const struct pg_target *target;
+    const char *participant;
+    const char *coordinator;
+    uint32_t workers_max;
+    uint32_t finishers_max;   /* per role */
+    uint32_t connect_ms;      /* bound of one attempt to connect */
+    uint32_t settle_lock_ms;  /* lock_timeout of a tombstone */
+    const char *const *roles; /* database roles that apps are mapped to, for the checks at start */
+    size_t role_count;
+};
+
+struct pg_callbacks {
+    /* An AEV_DB_* or AEV_CONTROL_LOST; now_us is not set. From the loop only; memory is valid during the call. */
+    void (*event)(void *context, struct agent_event *event);
+    /* The server cannot be used as it is, found when the control session came up: what is wrong, and the statement or setting that mends it.
+     * AEV_DB_LOCK with AGENT_LOCK_FAILED follows. */
+    void (*refused)(void *context, const char *what, const char *mend);
+    /* A line for the log; level is enum diag_level. */
+    void (*report)(void *context, int level, const char *what, const char *detail);
+};
+
+struct pg;
+
+enum ls_status pg_new(struct event_base *base, const struct pg_config *config, const struct pg_callbacks *callbacks, void *context,
+                      struct pg **ret_pg, struct ls_error *err) LS_MUST_CHECK;
+/* Closes everything; the server rolls back what is open, keeps what is prepared. NULL is fine. */
+void pg_free(struct pg *pg);
+
+/* Any AEF_DB_* effect, and AEF_FORGET. For AEF_DB_RUN the work's app must have been mapped: `role` is the database role. */
+void pg_carry_out(struct pg *pg, const struct agent_effect *effect, const char *role);
+/* After all effects of a step. */
+void pg_flush(struct pg *pg);
+
+/* Results of the branch's last run; NULL when there are none. Valid until its next run or AEF_FORGET. */
+struct pg_step_result {
+    uint32_t step;
+    uint64_t rows_affected;
+    bool has_rows;
+    const char *json; /* array of objects; NUL-terminated; only if has_rows */
+};
+const struct pg_step_result *pg_results(struct pg *pg, uint64_t branch, uint32_t *ret_count);
+
+struct pg_stats {
+    uint32_t workers, workers_idle, finishers, waiting;
+    uint64_t pipelines, connects;
+    bool control;
+    const char *server_version; /* "150018"; "" before the first login */
+    const char *database;
+};
+void pg_stats(const struct pg *pg, struct pg_stats *ret_stats);
+
+#endif

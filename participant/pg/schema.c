@@ -1,0 +1,208 @@
+/*
+ * schema.c: the text of the schema. See schema.h for rights; comments inside the SQL stay in the database and serve the DBA.
+ */
+#include "participant/pg/schema.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/text.h"
+#include "lockstep/limits.h"
+
+#define QUOTED_MAX (2 * LS_ROLE_MAX + 3)
+
+static const char roles_sql[] =
+    "do $lockstep$\n"
+    "begin\n"
+    "  if not exists (select from pg_catalog.pg_roles where rolname = 'lockstep') then\n"
+    "    create role lockstep nologin;\n"
+    "  end if;\n"
+    "  if not exists (select from pg_catalog.pg_roles where rolname = %s) then\n"
+    "    create role %s login;\n"
+    "  end if;\n"
+    "end\n"
+    "$lockstep$;\n"
+    "\n"
+    "create schema if not exists lockstep authorization lockstep;\n"
+    "revoke all on schema lockstep from public;\n"
+    "set local role lockstep;\n";
+
+static const char tables_sql[] =
+    "\n"
+    "-- Where the coordinator's log stood when it was last heard: an agent serves no coordinator whose log does not contain it.\n"
+    "create table if not exists lockstep.fence (\n"
+    "  participant text not null,\n"
+    "  coordinator text not null,\n"
+    "  agent       name not null default session_user,\n"
+    "  incarnation text not null,\n"
+    "  epoch       int8 not null,\n"
+    "  log_position int8 not null,\n"
+    "  chain       int8 not null,\n"
+    "  primary key (participant, coordinator)\n"
+    ") with (fillfactor = 20, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_scale_factor = 0);\n"
+    "\n"
+    "drop view if exists lockstep.fence_own;\n"
+    "\n"
+    "-- The present life of each agent. Its secret lets outcome_insert() tell the agent's own call from one in an application's SQL.\n"
+    "create table if not exists lockstep.life (\n"
+    "  participant   text primary key,\n"
+    "  agent         name not null default session_user,\n"
+    "  nonce         text not null,\n"
+    "  secret_digest bytea not null,\n"
+    "  started_at    timestamptz not null default pg_catalog.clock_timestamp()\n"
+    ");\n"
+    "\n"
+    "-- How one-participant transactions ended. The row is the first thing such a transaction writes; 'aborted' rows are tombstones, written\n"
+    "-- before anybody is told that it aborted, so that a backend that wakes up later cannot commit it.\n"
+    "create table if not exists lockstep.outcome (\n"
+    "  gtid          text primary key check (pg_catalog.octet_length(gtid) <= 64),\n"
+    "  participant   text not null,\n"
+    "  app           text,\n"
+    "  key           text,\n"
+    "  document_hash bytea,\n"
+    "  state         text not null check (state in ('committed', 'aborted')),\n"
+    "  at            timestamptz not null default pg_catalog.clock_timestamp()\n"
+    ");\n"
+    "create unique index if not exists outcome_key on lockstep.outcome (participant, app, key)\n"
+    "  where key is not null and state = 'committed';\n";
+
+static const char functions_sql[] =
+    "\n"
+    "create or replace function lockstep.schema_version() returns int4 language sql immutable as 'select %s';\n"
+    "\n"
+    "create or replace function lockstep.outcome_insert(secret bytea, gtid text, app text, key text, document_hash bytea) returns void\n"
+    "language plpgsql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "#variable_conflict use_column\n"
+    "declare\n"
+    "  which text;\n"
+    "begin\n"
+    "  select l.participant into which from lockstep.life l where l.secret_digest = sha256(secret);\n"
+    "  if which is null then\n"
+    "    raise exception 'lockstep: only the agent may do this' using errcode = '42501';\n"
+    "  end if;\n"
+    "  insert into lockstep.outcome (gtid, participant, app, key, document_hash, state)\n"
+    "    values (outcome_insert.gtid, which, outcome_insert.app, outcome_insert.key, outcome_insert.document_hash, 'committed');\n"
+    "end\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.outcome_insert(bytea, text, text, text, bytea) from public;\n"
+    "\n"
+    "-- Moves the fence on for finishers, who run under SET ROLE: only a session that the agent logged in has rows here. A function and no right\n"
+    "-- on a table or view, for who may update one may lock it too, and a branch that keeps such a lock could never be finished.\n"
+    "create or replace function lockstep.fence_ahead(participant text, coordinator text, incarnation text, epoch int8, log_position int8,\n"
+    "                                                chain int8) returns void\n"
+    "language plpgsql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "begin\n"
+    "  update lockstep.fence f set log_position = fence_ahead.log_position, chain = fence_ahead.chain\n"
+    "    where f.participant = fence_ahead.participant and f.coordinator = fence_ahead.coordinator and f.agent = session_user\n"
+    "      and f.incarnation = fence_ahead.incarnation and f.epoch = fence_ahead.epoch and f.log_position < fence_ahead.log_position;\n"
+    "end\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.fence_ahead(text, text, text, int8, int8, int8) from public;\n"
+    "reset role;\n"
+    "\n"
+    "-- Where the older timelines of this server ended. Reading the file needs a superuser's rights; this function reads nothing else.\n"
+    "create or replace function lockstep.timeline_history() returns text\n"
+    "language plpgsql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "declare\n"
+    "  timeline text := substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);\n"
+    "begin\n"
+    "  if timeline = '00000001' then\n"
+    "    return '';\n"
+    "  end if;\n"
+    "  return pg_read_file('pg_wal/' || timeline || '.history');\n"
+    "end\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.timeline_history() from public;\n";
+
+static const char agent_sql[] =
+    "\n"
+    "grant usage on schema lockstep to %s;\n"
+    "grant select, insert, update, delete on lockstep.fence, lockstep.life, lockstep.outcome to %s;\n"
+    "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
+    "grant execute on function lockstep.schema_version() to %s;\n"
+    "grant execute on function lockstep.timeline_history() to %s;\n";
+
+static const char app_sql[] =
+    "\n"
+    "grant %s to %s;\n"
+    "grant usage on schema lockstep to %s;\n"
+    "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
+    "grant execute on function lockstep.outcome_insert(bytea, text, text, text, bytea) to %s;\n";
+
+int pg_quote(char quote, const char *text, char *out, size_t size)
+{
+    size_t n = 0;
+    if (size < 3)
+        return 0;
+    out[n++] = quote;
+    for (; *text != '\0'; text++) {
+        size_t need = *text == quote ? 2 : 1;
+        if (n + need + 2 > size)
+            return 0;
+        if (need == 2)
+            out[n++] = quote;
+        out[n++] = *text;
+    }
+    out[n++] = quote;
+    out[n] = '\0';
+    return 1;
+}
+
+static enum ls_status quote_role(const char *role, char out[QUOTED_MAX], struct ls_error *err)
+{
+    size_t length = strlen(role);
+    if (length == 0 || length > LS_ROLE_MAX || !text_utf8_valid(role, length))
+        return ls_fail(err, LS_ERR_INVALID, "not the name of a role: `%s`", role);
+    if (!pg_quote('"', role, out, QUOTED_MAX))
+        return ls_fail(err, LS_ERR_INVALID, "not the name of a role: `%s`", role);
+    return LS_OK;
+}
+
+enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_roles, size_t app_role_count, char **ret_sql,
+                             struct ls_error *err)
+{
+    char agent[QUOTED_MAX], literal[QUOTED_MAX], app[QUOTED_MAX];
+    enum ls_status status = quote_role(agent_role, agent, err);
+    if (status != LS_OK)
+        return status;
+    /* Backslashes mean nothing in a literal: the script sets standard_conforming_strings itself. */
+    if (!pg_quote('\'', agent_role, literal, sizeof(literal)))
+        return ls_fail(err, LS_ERR_INVALID, "not the name of a role: `%s`", agent_role);
+
+    char *sql = NULL;
+    size_t length = 0;
+    FILE *out = open_memstream(&sql, &length);
+    if (out == NULL)
+        return ls_fail(err, LS_ERR_NOMEM, "no memory for the schema");
+    fputs("-- lockstep: what a database needs before lockstep-agent can serve it. Run by a superuser; running it again changes nothing.\n"
+          "begin;\n"
+          "set local standard_conforming_strings = on;\n"
+          "set local client_min_messages = warning;\n"
+          "set local search_path = pg_catalog;\n\n",
+          out);
+    fprintf(out, roles_sql, literal, agent);
+    fputs(tables_sql, out);
+    fprintf(out, functions_sql, PG_SCHEMA_VERSION_TEXT);
+    fprintf(out, agent_sql, agent, agent, agent, agent, agent);
+    for (size_t i = 0; status == LS_OK && i < app_role_count; i++) {
+        status = quote_role(app_roles[i], app, err);
+        if (status == LS_OK)
+            fprintf(out, app_sql, app, agent, app, app, app);
+    }
+    fputs("commit;\n", out);
+    bool failed = ferror(out) != 0;
+    if (fclose(out) != 0 || failed) {
+        free(sql);
+        return ls_fail(err, LS_ERR_NOMEM, "no memory for the schema");
+    }
+    if (status != LS_OK) {
+        free(sql);
+        return status;
+    }
+    *ret_sql = sql;
+    return LS_OK;
+}

@@ -1,0 +1,175 @@
+/*
+ * stats.c: see stats.h. The core counts by itself; its numbers are copied when somebody asks, so that a transaction pays nothing for them.
+ */
+#include "participant/stats.h"
+
+#include <event2/buffer.h>
+#include <event2/http.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/daemon.h"
+#include "common/metrics.h"
+#include "participant/host.h"
+
+#define REQUEST_TIMEOUT_S 5
+#define HEADERS_MAX 8192
+
+struct counter {
+    const char *name, *help, *label;
+    size_t offset; /* of a uint64_t in struct agent_stats */
+};
+#define IN_CORE(field) offsetof(struct agent_stats, field)
+
+static const struct counter counters[] = {
+    {"lockstep_agent_votes_total", "votes sent", "vote=\"yes\"", IN_CORE(votes_yes)},
+    {"lockstep_agent_votes_total", "votes sent", "vote=\"no\"", IN_CORE(votes_no)},
+    {"lockstep_agent_votes_total", "votes sent", "vote=\"read_only\"", IN_CORE(votes_read_only)},
+    {"lockstep_agent_one_participant_commits_total", "one-participant transactions committed", NULL, IN_CORE(one_phase_committed)},
+    {"lockstep_agent_finished_total", "prepared branches finished", "how=\"committed\"", IN_CORE(committed)},
+    {"lockstep_agent_finished_total", "prepared branches finished", "how=\"rolled_back\"", IN_CORE(rolled_back)},
+    {"lockstep_agent_hazards_total", "branches that were broken from outside", NULL, IN_CORE(hazards)},
+    {"lockstep_agent_strangers_total", "other transactions that bore one of our gids", NULL, IN_CORE(strangers)},
+    {"lockstep_agent_proofs_total", "questions how a transaction ended", NULL, IN_CORE(proofs)},
+    {"lockstep_agent_retries_total", "operations tried again", NULL, IN_CORE(retries)},
+    {"lockstep_agent_sweeps_total", "scans for prepared transactions", NULL, IN_CORE(sweeps)},
+};
+enum { COUNTERS = sizeof(counters) / sizeof(counters[0]) };
+
+enum gauge_id { G_STATE, G_LINK, G_BRANCHES, G_PREPARED, G_RUNNING, G_CREDITS, G_QUARANTINED, G_WORKERS, G_IDLE, G_FINISHERS, G_WAITING, GAUGES };
+static const struct {
+    const char *name, *help;
+} gauges[GAUGES] = {
+    [G_STATE] = {"lockstep_agent_serving", "1 while work is taken"},
+    [G_LINK] = {"lockstep_agent_link_up", "1 while the coordinator is linked"},
+    [G_BRANCHES] = {"lockstep_agent_branches", "branches in memory"},
+    [G_PREPARED] = {"lockstep_agent_branches_prepared", "branches that are prepared and undecided"},
+    [G_RUNNING] = {"lockstep_agent_branches_running", "branches whose statements run"},
+    [G_CREDITS] = {"lockstep_agent_credits", "branches the coordinator may have here at once"},
+    [G_QUARANTINED] = {"lockstep_agent_quarantined", "1 while the server has lost what this agent voted with"},
+    [G_WORKERS] = {"lockstep_agent_workers", "worker sessions"},
+    [G_IDLE] = {"lockstep_agent_workers_idle", "worker sessions that serve no branch"},
+    [G_FINISHERS] = {"lockstep_agent_finishers", "sessions for COMMIT PREPARED, proofs and scans"},
+    [G_WAITING] = {"lockstep_agent_branches_waiting", "branches that wait for a session"},
+};
+
+struct agentstats {
+    struct agenthost *host;
+    struct evhttp *http;
+    struct metric *counter[COUNTERS], *gauge[GAUGES], *pipelines, *connects;
+    uint64_t seen[COUNTERS], seen_pipelines, seen_connects;
+};
+
+static uint64_t at(const struct agent_stats *core, size_t offset)
+{
+    uint64_t value;
+    memcpy(&value, (const char *)core + offset, sizeof(value));
+    return value;
+}
+
+static void refresh(struct agentstats *stats)
+{
+    struct agent_stats core;
+    struct pg_stats pg;
+    agent_stats(stats->host->core, &core);
+    pg_stats(stats->host->pg, &pg);
+    for (size_t i = 0; i < COUNTERS; i++) {
+        uint64_t now = at(&core, counters[i].offset);
+        metric_add(stats->counter[i], now - stats->seen[i]);
+        stats->seen[i] = now;
+    }
+    metric_add(stats->pipelines, pg.pipelines - stats->seen_pipelines);
+    metric_add(stats->connects, pg.connects - stats->seen_connects);
+    stats->seen_pipelines = pg.pipelines;
+    stats->seen_connects = pg.connects;
+    const double values[GAUGES] = {
+        [G_STATE] = core.state == AGENT_SERVING, [G_LINK] = core.link != 0,      [G_BRANCHES] = core.branches,
+        [G_PREPARED] = core.prepared,            [G_RUNNING] = core.running,     [G_CREDITS] = core.credits,
+        [G_QUARANTINED] = core.quarantined,      [G_WORKERS] = pg.workers,       [G_IDLE] = pg.workers_idle,
+        [G_FINISHERS] = pg.finishers,            [G_WAITING] = pg.waiting,
+    };
+    for (size_t i = 0; i < GAUGES; i++)
+        metric_set(stats->gauge[i], values[i]);
+}
+
+static void on_metrics(struct evhttp_request *request, void *context)
+{
+    struct agentstats *stats = context;
+    size_t length;
+    if (evhttp_request_get_command(request) != EVHTTP_REQ_GET) {
+        evhttp_send_reply(request, 405, NULL, NULL);
+        return;
+    }
+    refresh(stats);
+    char *body = metrics_render(&length);
+    struct evbuffer *buffer = evbuffer_new();
+    if (buffer == NULL)
+        abort();
+    evbuffer_add(buffer, body, length);
+    free(body);
+    evhttp_add_header(evhttp_request_get_output_headers(request), "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+    evhttp_send_reply(request, 200, NULL, buffer);
+    evbuffer_free(buffer);
+}
+
+static void on_other(struct evhttp_request *request, void *context)
+{
+    (void)context;
+    evhttp_send_reply(request, 404, NULL, NULL);
+}
+
+static enum ls_status listen_http(struct agentstats *stats, const char *path, struct ls_error *err)
+{
+    int fd;
+    enum ls_status status = daemon_listen_unix(path, 0600, &fd, err);
+    if (status != LS_OK)
+        return status;
+    stats->http = evhttp_new(stats->host->base);
+    if (stats->http == NULL || evhttp_accept_socket(stats->http, fd) != 0) {
+        (void)close(fd);
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    }
+    evhttp_set_timeout(stats->http, REQUEST_TIMEOUT_S);
+    evhttp_set_max_headers_size(stats->http, HEADERS_MAX);
+    evhttp_set_max_body_size(stats->http, 0);
+    evhttp_set_cb(stats->http, "/metrics", on_metrics, stats);
+    evhttp_set_gencb(stats->http, on_other, NULL);
+    return LS_OK;
+}
+
+enum ls_status agentstats_new(struct agenthost *host, struct agentstats **ret_stats, struct ls_error *err)
+{
+    struct agentstats *stats = calloc(1, sizeof(*stats));
+    enum ls_status status = LS_OK;
+    if (stats == NULL)
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    stats->host = host;
+    for (size_t i = 0; i < COUNTERS; i++)
+        stats->counter[i] = metric_new(METRIC_COUNTER, counters[i].name, counters[i].help, counters[i].label);
+    for (size_t i = 0; i < GAUGES; i++)
+        stats->gauge[i] = metric_new(METRIC_GAUGE, gauges[i].name, gauges[i].help, NULL);
+    stats->pipelines = metric_new(METRIC_COUNTER, "lockstep_agent_pipelines_total", "round trips made for statements of branches", NULL);
+    stats->connects = metric_new(METRIC_COUNTER, "lockstep_agent_connects_total", "connections to the database begun", NULL);
+    if (host->conf.metrics_socket != NULL && host->conf.metrics_socket[0] != '\0')
+        status = listen_http(stats, host->conf.metrics_socket, err);
+    if (status != LS_OK) {
+        agentstats_free(stats);
+        return status;
+    }
+    *ret_stats = stats;
+    return LS_OK;
+}
+
+void agentstats_free(struct agentstats *stats)
+{
+    if (stats == NULL)
+        return;
+    if (stats->http != NULL) {
+        evhttp_free(stats->http);
+        (void)unlink(stats->host->conf.metrics_socket);
+    }
+    free(stats);
+}

@@ -1,0 +1,252 @@
+"""The demo after the build: see scripts/demo."""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import audit  # noqa: E402
+from place import Place, Problem, tail, wait_until  # noqa: E402
+from shop import APP, COORDINATOR, LAYOUT, PARTICIPANTS, Shop  # noqa: E402
+
+CLIENTS = 16
+SECONDS, SECONDS_QUICK = 10, 4
+SETTLE_S = 20
+GRACE_S = 10
+VICTIM = "products"  # the agent that is killed
+
+
+class Interrupted(Exception):
+    """Ctrl-C, or somebody else who wants us to end."""
+
+
+def interrupt(number, frame):
+    del frame
+    raise Interrupted(signal.Signals(number).name)
+
+
+class Screen:
+    """One moving progress line on a terminal, one line a second elsewhere; events stand above it."""
+
+    def __init__(self):
+        self.terminal = sys.stdout.isatty()
+        self.open = False
+        self.shown = 0.0
+
+    def say(self, text):
+        if self.open:
+            sys.stdout.write("\n")
+            self.open = False
+        print(text, flush=True)
+
+    def progress(self, text):
+        if self.terminal:
+            sys.stdout.write("\r" + text + " ")
+            sys.stdout.flush()
+            self.open = True
+        elif time.monotonic() - self.shown >= 1:
+            print(text, flush=True)
+            self.shown = time.monotonic()
+
+
+class Journal:
+    """Counts what the load writes, as it grows."""
+
+    def __init__(self, path):
+        self.path, self.position = path, 0
+        self.counts = {"committed": 0, "aborted": 0, "unknown": 0}
+
+    def read(self):
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.position)
+                data = file.read()
+        except FileNotFoundError:
+            return self.counts
+        whole = data.rfind(b"\n") + 1
+        self.position += whole
+        for line in data[:whole].splitlines():
+            self.counts[line.split(b"\t")[1].decode()] += 1
+        return self.counts
+
+    def done(self):
+        return sum(self.read().values())
+
+
+class Demo:
+    def __init__(self, shop, seconds):
+        self.shop, self.seconds = shop, seconds
+        self.screen = Screen()
+        self.journal = Journal(os.path.join(shop.place.path, "journal"))
+        self.begin = self.load = None
+        self.before = (0.0, 0)
+
+    def elapsed(self):
+        return time.monotonic() - self.begin
+
+    def look(self):
+        """One progress line, and the load must still be alive or have ended well."""
+        counts, now = self.journal.read(), self.elapsed()
+        if now - self.before[0] < 0.2:
+            return
+        rate = (sum(counts.values()) - self.before[1]) / (now - self.before[0])
+        self.before = (now, sum(counts.values()))
+        self.screen.progress(f"  {now:5.1f} s   {counts['committed']:6d} orders committed   {counts['aborted']:5d} refused   {rate:6.0f}/s")
+
+    def wait(self, condition, deadline, sentence):
+        def reached():
+            self.look()
+            return condition()
+        return wait_until(reached, deadline, sentence, 0.02)
+
+    def load_until(self, part):
+        """Waits for a part of the time and for orders since."""
+        before = self.journal.done()
+        self.wait(lambda: (self.elapsed() >= self.seconds * part and self.journal.done() > before + CLIENTS) or not self.load.running(),
+                  self.seconds + 60, "orders are finished")
+
+    def crash(self, process, what, restart, ready):
+        """kill -9 in the middle; back when others have noticed; then as fast as it can."""
+        self.load_until(0.3 if what == "coordinator" else 0.65)
+        process.kill()
+        killed = time.monotonic()
+        held = self.shop.prepared()
+        self.screen.say(f"  {self.elapsed():5.1f} s   kill -9 {process.pid} ({what}); {held} prepared branches hold their locks meanwhile")
+        before = self.journal.done()
+        # a moment: long enough for every client to run into it
+        self.wait(lambda: time.monotonic() - killed > 0.5, 5, "half a second has passed")
+        restart()
+        self.wait(ready, 30, f"the {what} is back")
+        self.wait(lambda: self.journal.done() > before + CLIENTS or not self.load.running(), 60, f"orders are finished after the {what} is back")
+        self.screen.say(f"  {self.elapsed():5.1f} s   {what} back as process {process.pid}, orders go on {time.monotonic() - killed:.1f} s after the kill")
+
+    def run(self):
+        shop = self.shop
+        self.begin = time.monotonic()
+        self.load = shop.start_load(self.journal.path, CLIENTS, self.seconds, "--settle", str(SETTLE_S))
+        self.crash(shop.coordinator, "coordinator", shop.start_coordinator, lambda: shop.ready_agents() >= set(PARTICIPANTS))
+        agent = shop.agents[VICTIM]
+        self.crash(agent, f"agent of {VICTIM}", agent.start, lambda: VICTIM in shop.ready_agents())
+        self.wait(lambda: not self.load.running(), self.seconds + SETTLE_S + 30, "every order is finished")
+        if self.load.process.returncode not in (0, 5):
+            raise Problem(f"the load ended with {self.load.process.returncode}:\n{tail(self.load.log)}")
+        counts = self.journal.read()
+        self.screen.say(f"  {self.elapsed():5.1f} s   all {sum(counts.values())} orders finished: "
+                        f"{counts['committed']} committed, {counts['aborted']} refused, {counts['unknown']} unknown")
+
+    def audit(self):
+        print("\nAudit, in SQL on the four databases:")
+        checks = audit.Audit(self.shop.connect, self.journal.path, GRACE_S).run()
+        audit.print_checks(checks)
+        reasons = {}
+        with open(self.journal.path, encoding="utf-8") as file:
+            for fields in (line.rstrip("\n").split("\t") for line in file):
+                if fields[1] == "aborted":
+                    key = (fields[5] or "-", fields[4] or "-", fields[6][:60])
+                    reasons[key] = reasons.get(key, 0) + 1
+        if reasons:
+            print("\nWhy orders were refused (participant, SQLSTATE, reason):")
+            for (participant, sqlstate, reason), count in sorted(reasons.items(), key=lambda item: -item[1])[:8]:
+                print(f"  {count:6d}  {participant:<9} {sqlstate:<6} {reason}")
+        return all(check.good for check in checks)
+
+
+def write_stop(place):
+    """A script that ends what we leave running: only those processes, even if a pid has been used again since."""
+    lines = ["#!/bin/sh", "# Ends the processes of this demo, and no others, and removes its folder.",
+             "end() { # pid signal",
+             f"    tr '\\0' ' ' </proc/$1/cmdline 2>/dev/null | grep -qF {shlex.quote(place.path)} || return 0",
+             "    kill -$2 $1",
+             "    while grep -q '^State:.[^Z]' /proc/$1/status 2>/dev/null; do sleep 0.05; done",
+             "}"]
+    for process in reversed(place.processes):
+        if process.running():
+            lines.append(f"end {process.pid} {process.stop_signal.name.removeprefix('SIG')}")
+    lines.append(f"rm -rf {shlex.quote(place.path)}")
+    return place.write("stop", "\n".join(lines) + "\n", 0o700)
+
+
+def explain_keep(shop):
+    place, lockstep = shop.place, shop.program("lockstep")
+    stop = write_stop(place)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in shop.client_environment().items()]
+    environment = place.write("environment", "\n".join(exports) + "\n")
+    print(f"\nEverything is left running in {place.path}. To look at it:")
+    print(f"  . {environment}            # where the coordinator is, and the certificate of the application {APP}")
+    for words in ("participants", "tx list"):
+        print(f"  {lockstep} {words}")
+    print(f"  {lockstep} log stat {place.path}/coordinator")
+    print(f"  {shop.program('lockstep-bench')} order-flow --seconds 5 --journal {place.path}/journal")
+    prefix = "runuser -u postgres -- " if place.server_account else ""
+    for cluster, names in LAYOUT:
+        for name in names:
+            print(f"  {prefix}psql -h {place.path}/{cluster} -U postgres {name}")
+    words = " ".join(f"--db {name}={shlex.quote(shop.conninfo(name))}" for name in PARTICIPANTS)
+    audit_script = place.write("audit", f"#!/bin/sh\nexec {os.path.dirname(os.path.abspath(__file__))}/audit.py {words} --journal {place.path}/journal\n", 0o700)
+    print(f"  {audit_script}                  # the audit again")
+    print(f"  ls {place.path}/log                # what they all wrote")
+    print(f"To stop it and remove the folder:\n  {stop}")
+
+
+def start_and_run(shop, seconds):
+    began = time.monotonic()
+    print(f"Starting in {shop.place.path}: three PostgreSQL clusters with four databases (fsync on), coordinator {COORDINATOR}, four agents ...", flush=True)
+    shop.start()
+    print(f"  up after {time.monotonic() - began:.1f} s\n")
+    print(f"{CLIENTS} clients order for {seconds} s: create the order, take the stock, take the money, use the coupon,\n"
+          "each on a database of its own, in one transaction. Some lack stock, money or coupon.", flush=True)
+    demo = Demo(shop, seconds)
+    demo.run()
+    return demo.audit()
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/demo", description="lockstep on real PostgreSQL servers, with crashes on the way.")
+    parser.add_argument("--build", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help=f"{SECONDS_QUICK} s of orders instead of {SECONDS}")
+    parser.add_argument("--keep", action="store_true", help="leave everything running and say how to look at it and how to stop it")
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    place, status = None, 1
+    try:
+        place = Place("lockstep-demo", arguments.keep)
+        shop = Shop(place, os.path.abspath(arguments.build))
+        good = start_and_run(shop, SECONDS_QUICK if arguments.quick else SECONDS)
+        print("\nThe databases agree: every order is everywhere or nowhere." if good else "\nTHE AUDIT FAILED.")
+        status = 0 if good else 1
+        if arguments.keep:
+            explain_keep(shop)
+            place = None
+    except Problem as problem:
+        print(f"\ndemo: {problem}", file=sys.stderr)
+        status = 1
+    except Interrupted as signal_name:
+        print(f"\ndemo: {signal_name}: cleaning up", file=sys.stderr)
+        status = 130
+    finally:
+        if place is not None:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            if status == 0:
+                place.stop_all()
+                for process in place.processes:
+                    if process.stop_signal == signal.SIGTERM and process.process.returncode != 0:
+                        print(f"demo: {process.name} did not stop in order, but with {process.process.returncode}:\n{tail(process.log)}", file=sys.stderr)
+                        status = 1
+            else:
+                place.kill_all()
+            if status == 1:
+                place.remove_but("log", "journal")
+                print(f"The logs are in {place.path}.", file=sys.stderr)
+            else:
+                place.remove()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

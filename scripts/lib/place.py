@@ -1,0 +1,175 @@
+"""A folder of its own for servers and daemons: processes by pid, waiting for conditions, clean-up. For the demo and the fault scripts.
+
+Rules: only processes started here are ended, by their pid; everything lives in one folder under $TMPDIR; as root the PostgreSQL servers run as the
+user postgres, everything else as the caller.
+"""
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+PR_SET_PDEATHSIG = 1
+SOCKET_PATH_MAX = 107
+
+
+class Problem(Exception):
+    """Something the caller should read, in one line or a few."""
+
+
+def wait_until(condition, deadline, sentence, pause=0.01):
+    """Polls until `condition()` is true and returns its value; after `deadline` seconds raises Problem with `sentence`."""
+    end = time.monotonic() + deadline
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise Problem(f"not within {deadline:g} s: {sentence() if callable(sentence) else sentence}")
+        time.sleep(pause)
+
+
+def tail(path, lines=15):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return "".join(file.readlines()[-lines:])
+    except OSError as error:
+        return f"({error})\n"
+
+
+class Process:
+    """One started program with its log file; can be started again after its end."""
+
+    def __init__(self, place, name, argv, account=None, stop_signal=signal.SIGTERM, environment=None):
+        self.place, self.name, self.argv, self.account, self.stop_signal = place, name, argv, account, stop_signal
+        self.environment = {**place.environment, **(environment or {})}
+        self.log = os.path.join(place.path, "log", name)
+        self.process = None
+
+    def start(self):
+        assert not self.running()
+        # read before the fork: nothing but system calls happens between fork and exec
+        libc, parent, place, account = ctypes.CDLL(None, use_errno=True), os.getpid(), self.place, self.account
+
+        def prepare():
+            if account:
+                os.initgroups(account.pw_name, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+            if not place.keep:  # should we be killed, nothing stays behind
+                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() != parent:
+                    os._exit(1)
+
+        with open(self.log, "ab", buffering=0) as log:
+            # a session of its own: Ctrl-C reaches only us, and we clean up
+            self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                                            env=self.environment, preexec_fn=prepare, start_new_session=True)
+        return self
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def check(self):
+        if not self.running():
+            code = self.process.returncode if self.process else "nothing"
+            raise Problem(f"{self.name} ended by itself with {code}; the end of {self.log}:\n{tail(self.log)}")
+
+    def kill(self):
+        """kill -9, and gone when this returns."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def begin_stop(self):
+        if self.running():
+            self.process.send_signal(self.stop_signal)
+
+    def end_stop(self, deadline=15):
+        if self.process is None:
+            return
+        try:
+            self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class Place:
+    """The folder and what runs in it."""
+
+    def __init__(self, name, keep=False):
+        self.keep = keep
+        self.path = tempfile.mkdtemp(prefix=f"{name}.")
+        self.processes = []
+        self.server_account = None
+        os.mkdir(os.path.join(self.path, "log"))
+        self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": self.path}
+        for name_ in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LLVM_PROFILE_FILE", "LOCKSTEP_FAIL"):
+            if name_ in os.environ:
+                self.environment[name_] = os.environ[name_]
+        if os.geteuid() == 0:
+            try:
+                self.server_account = pwd.getpwnam("postgres")
+            except KeyError:
+                raise Problem("PostgreSQL does not run as root, and there is no user postgres: install postgresql") from None
+            os.chmod(self.path, 0o711)  # the servers must get through, and no further
+
+    def make(self, name, for_server=False):
+        """A subfolder, 0700."""
+        path = os.path.join(self.path, name)
+        os.mkdir(path, 0o700)
+        if for_server and self.server_account:
+            os.chown(path, self.server_account.pw_uid, self.server_account.pw_gid)
+        return path
+
+    def process(self, name, argv, **options):
+        made = Process(self, name, argv, **options)
+        self.processes.append(made)
+        return made
+
+    def run(self, argv, as_server=False, check=True, **options):
+        """Runs a program to its end; its output as text."""
+        account = self.server_account if as_server else None
+        if account:
+            argv = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", *argv]
+        done = subprocess.run(argv, stdin=options.pop("stdin", subprocess.DEVNULL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              cwd="/", env=self.environment, text=True, check=False, **options)
+        if check and done.returncode != 0:
+            raise Problem(f"`{' '.join(argv)}` ended with {done.returncode}:\n{done.stdout}")
+        return done
+
+    def write(self, name, text, mode=0o600):
+        path = os.path.join(self.path, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def stop_all(self):
+        """Ends in reverse order of starting: daemons before the servers they use, servers all at once."""
+        for process in reversed(self.processes):
+            process.begin_stop()
+            if process.stop_signal == signal.SIGTERM:
+                process.end_stop()
+        for process in self.processes:
+            process.end_stop()
+
+    def kill_all(self):
+        for process in reversed(self.processes):
+            process.kill()
+
+    def remove_but(self, *names):
+        for name in os.listdir(self.path):
+            if name not in names:
+                shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
+
+    def remove(self):
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,153 @@
+"""Hazard: a coordinator comes back from an old copy of its data directory, or with an empty one, or runs twice, and settles branches by
+what its log no longer knows (hazards 1.14, D7, D8, D9, design 2.9).
+
+Method: the data directory is copied, transactions go on, the copy is put back and started.
+Seen if wrong: it goes on; a branch of the forgotten time is rolled back by presumption.
+"""
+
+import os
+import shutil
+
+import pytest
+
+from harness.base import stays_true, wait_until
+from harness.programs import Coordinator, command
+from harness.system import System, fresh, put
+
+NAMES = ("orders", "balance")
+
+
+@pytest.fixture
+def system():
+    made = System({"orders": 0, "balance": 1}, link_proxies=NAMES)
+    yield made
+    made.close()
+
+
+def snapshot(system):
+    path = system.coordinator.data + ".copy"
+    shutil.copytree(system.coordinator.data, path, ignore=shutil.ignore_patterns("lock", "*.sock"))
+    return path
+
+
+def restore(system, path):
+    shutil.rmtree(system.coordinator.data)
+    shutil.copytree(path, system.coordinator.data)
+    os.chmod(system.coordinator.data, 0o700)
+
+
+def test_old_copy_is_refused_until_an_operator_accepts(system):
+    key = fresh()
+    assert system.app.run(put(fresh(), *NAMES)).status == 200
+    system.coordinator.kill()
+    copy = snapshot(system)
+    system.coordinator.start()
+    system.wait_ready()
+    # the forgotten time: a decision whose COMMIT has not reached one database, while the other agent has seen it
+    rule = system.link["orders"].at("decide", "drop", up=False, times=None)
+    answer = system.app.run(put(key, *NAMES), wait="decided")
+    assert answer.status == 200
+    rule.wait_hit()
+    wait_until(lambda: system.count("balance", key) == 1, 10, "the other branch is committed")
+    system.coordinator.kill()
+    restore(system, copy)
+    system.coordinator.spawn()
+    assert system.coordinator.wait_exit() == 78, system.coordinator.log_text()
+    assert system.coordinator.log_has("balance") or system.coordinator.log_has("orders")
+    # a second start does not climb past the fence either (a higher epoch proves nothing)
+    system.coordinator.spawn()
+    assert system.coordinator.wait_exit() == 78
+    prepared = system.db["orders"].prepared()
+    assert len(prepared) == 1, "the branch of the forgotten decision must stay"
+    incarnation = answer.gtid.split(".")[1]
+
+    def accept(name):
+        return command("participants", "accept", name, "--incarnation", incarnation, "--reason", "test: the log is lost",
+                       "--data", system.coordinator.data)
+
+    # a copy of the past cannot be accepted: it would hand out names again that its lost future has used
+    refused = accept("orders")
+    assert refused.returncode != 0 and "copy of its past" in refused.stderr, refused
+    shutil.rmtree(os.path.join(system.coordinator.data, "log"))
+    system.coordinator.spawn()
+    assert system.coordinator.wait_exit() == 78
+    for name in NAMES:
+        done = accept(name)
+        assert done.returncode == 0, done
+    system.coordinator.start()
+    system.wait_ready()
+    # accepted means it is served again; the branch of the lost time is never answered by presumption
+    system.alive()
+    stays_true(lambda: system.db["orders"].prepared() == prepared, 1.5, "a branch of the lost time was settled by presumption")
+
+
+def test_new_log_of_the_same_name_is_refused(system):
+    assert system.app.run(put(fresh(), *NAMES)).status == 200
+    system.coordinator.kill()
+    shutil.rmtree(system.coordinator.data)
+    system.coordinator.spawn()
+    assert system.coordinator.wait_exit() == 78, system.coordinator.log_text()
+
+
+def test_two_on_one_data_directory(system):
+    second = Coordinator(system.authority, "shop")
+    second.config["data"] = system.coordinator.data
+    second.config["api"]["socket"] = second.socket
+    second.spawn()
+    assert second.wait_exit() not in (0, None)
+    assert str(system.coordinator.process.pid) in second.log_text()
+    system.alive()
+
+
+def test_log_of_another_coordinator(system):
+    """The name in the configuration must be the one in the log."""
+    system.coordinator.kill()
+    system.coordinator.config["name"] = "other"
+    system.coordinator.spawn()
+    assert system.coordinator.wait_exit() == 78, system.coordinator.log_text()
+    assert system.coordinator.log_has("shop")
+    system.coordinator.config["name"] = "shop"
+
+
+def test_thawed_coordinator(system):
+    """SIGSTOP between decision and send (a paused machine): it goes on where it was, nothing is lost or doubled (hazards D13)."""
+    key = fresh()
+    rule = system.link["orders"].at("decide", "hold", up=False)
+    answer = system.app.run(put(key, *NAMES), wait="decided")
+    rule.wait_hit()
+    system.coordinator.freeze()
+    try:
+        wait_until(lambda: any("dead" in line or "silen" in line or "lost" in line for line in system.agents["balance"].log_text().splitlines()),
+                   15, "the agents notice the silence")
+    finally:
+        system.coordinator.thaw()
+    rule.release()
+    system.heal()
+    assert system.app.wait_state(answer.gtid, ("committed",)).state == "committed"
+    system.agree(key, NAMES, "committed")
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damaged_log_refuses_to_start(system, damage):
+    """A byte in the middle of what was acted upon: 78 or 74 with the place, never a silent abort."""
+    for _ in range(5):
+        assert system.app.run(put(fresh(), *NAMES)).status == 200
+    system.coordinator.kill()
+    directory = os.path.join(system.coordinator.data, "log")
+    sizes = {name: os.path.getsize(os.path.join(directory, name)) for name in os.listdir(directory)}
+    first = sorted(sizes)[0]
+    path = os.path.join(directory, first)
+    with open(path, "r+b") as file:
+        content = file.read()
+        place = content.rstrip(b"\0").__len__() // 2
+        if damage == "flip":
+            file.seek(place)
+            file.write(bytes([content[place] ^ 0x40]))
+        else:
+            file.truncate(place)
+    system.coordinator.spawn()
+    code = system.coordinator.wait_exit()
+    assert code not in (0, None) and code > 0, system.coordinator.log_text()
+    assert system.coordinator.log_has(first.split(".")[0]) or system.coordinator.log_has("corrupt"), system.coordinator.log_text()
+    verify = command("log", "verify", system.coordinator.data)
+    assert verify.returncode != 0, verify

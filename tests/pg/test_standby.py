@@ -1,0 +1,224 @@
+"""Hazard: a wait for a synchronous standby that is cancelled looks like success (hazards 1.3, 1.16, 1.18, 1.20); a failover keeps a branch
+on another timeline, or loses it (design 2.4, 2.8, E1).
+
+Method: a primary that waits for a standby which is not there, or is; waits cancelled by hand; promotion with and without loss.
+Seen if wrong: a vote YES that no standby has; a lost branch called committed; a branch on the new timeline left behind.
+"""
+
+import os
+import shutil
+
+import pytest
+
+from harness.base import wait_until
+from harness.cluster import Cluster, find_server_programs, run_as_server
+from harness.system import System, fresh, put, step
+
+NAMES = ("orders", "balance")
+
+
+@pytest.fixture(scope="module")
+def system_kept():
+    made = System({"orders": 0, "balance": 1}, link_proxies=("orders",))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def system(system_kept):
+    yield system_kept
+    system_kept.clusters[0].set(synchronous_standby_names="''")
+    system_kept.heal()
+    system_kept.no_orphans(20)
+
+
+def wait_for_nobody(cluster):
+    """From now on every commit of the cluster waits for a standby that does not exist."""
+    cluster.set(synchronous_standby_names="'nobody'")
+    with cluster.connect("postgres") as session:
+        wait_until(lambda: session.execute("show synchronous_standby_names").fetchone()[0] == "nobody", 5, "the setting is read")
+
+
+def waiting(database, query):
+    return [row[0] for row in database.query("select pid from pg_stat_activity where wait_event = 'SyncRep' and query ilike %s", query)]
+
+
+@pytest.mark.parametrize("trick", ["", "select set_config('synchronous_commit', 'local', true)", "select set_config('synchronous_commit', 'off', false)"])
+def test_no_vote_without_the_standby(system, trick):
+    """PREPARE waits for the standby whatever the branch sets; at the deadline it is an abort, and nothing stays."""
+    key = fresh()
+    wait_for_nobody(system.clusters[0])
+    answer = system.app.run(put(key, *NAMES) + ([step("orders", trick)] if trick else []), deadline="1s")
+    assert answer.status == 409 and answer.state == "aborted", answer
+    system.clusters[0].set(synchronous_standby_names="''")
+    system.agree(key, NAMES, "aborted")
+
+
+@pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
+def test_cancelled_wait_at_prepare_is_no(system, how):
+    """The answer is PREPARE TRANSACTION with a WARNING (or the connection ends): prepared here, perhaps nowhere else."""
+    key = fresh()
+    wait_for_nobody(system.clusters[0])
+    future = system.app.run_later(put(key, *NAMES), deadline="20s")
+    pids = wait_until(lambda: waiting(system.db["orders"], "%"), 10, "PREPARE waits for the standby")
+    system.db["orders"].execute(f"select {how}(%s)", pids[0])
+    system.clusters[0].set(synchronous_standby_names="''")
+    answer = future.result()
+    assert answer.state == "aborted", answer
+    system.agree(key, NAMES, "aborted")
+
+
+def test_cancelled_wait_at_commit_is_committed(system):
+    """At COMMIT PREPARED the same WARNING means committed, replication unknown."""
+    key = fresh()
+    rule = system.link["orders"].at("decide", "hold", up=False)
+    answer = system.app.run(put(key, *NAMES), wait="decided")
+    rule.wait_hit()
+    wait_for_nobody(system.clusters[0])
+    rule.release()
+    pids = wait_until(lambda: waiting(system.db["orders"], "%commit prepared%"), 10, "COMMIT PREPARED waits for the standby")
+    system.db["orders"].execute("select pg_cancel_backend(%s)", pids[0])
+    known = system.app.get(answer.gtid, for_="applied", timeout="10s")
+    assert known.state == "committed" and known.applied is True, known
+    system.clusters[0].set(synchronous_standby_names="''")
+    system.agree(key, NAMES, "committed")
+
+
+def test_listed_while_it_waits_is_not_a_vote(system):
+    """A gid is listed in pg_prepared_xacts while its PREPARE still waits: the sweep may not make a vote of it (hazards 1.18)."""
+    key = fresh()
+    wait_for_nobody(system.clusters[0])
+    future = system.app.run_later(put(key, *NAMES), deadline="2s")
+    wait_until(lambda: system.db["orders"].prepared(), 10, "the waiting branch is listed")
+    assert not future.done()
+    answer = future.result()
+    assert answer.state == "aborted", answer
+    system.clusters[0].set(synchronous_standby_names="''")
+    system.agree(key, NAMES, "aborted")
+
+
+def test_one_participant_waits_too(system):
+    """Plain COMMIT without the standby: never acknowledged as replicated; pending or committed, and the truth afterwards."""
+    key = fresh()
+    wait_for_nobody(system.clusters[0])
+    future = system.app.run_later(put(key, "orders"), deadline="1s", timeout=30)
+    wait_until(lambda: waiting(system.db["orders"], "%"), 10, "COMMIT waits for the standby")
+    assert not future.done() or future.result().status == 202
+    system.clusters[0].set(synchronous_standby_names="''")
+    answer = future.result()
+    answer = system.app.wait_state(answer.gtid, ("committed", "aborted"))
+    assert (answer.state == "committed") == (system.count("orders", key) == 1), answer
+
+
+class Pair:
+    """A primary with a streaming standby, and an agent that finds whichever takes writes."""
+
+    def __init__(self, synchronous):
+        self.system = System({"orders": 0, "balance": 1}, link_proxies=("orders",), start=False)
+        self.primary = self.system.clusters[0]
+        self.standby = Cluster(start=False)
+        shutil.rmtree(self.standby.data)
+        run_as_server([os.path.join(find_server_programs(), "pg_basebackup"), "-D", self.standby.data, "-R", "-X", "stream", "-c", "fast",
+                       "-d", self.primary.conninfo("postgres") + " application_name=second"])
+        self.standby.write_settings()
+        self.standby.start()
+        if synchronous:
+            self.primary.set(synchronous_standby_names="'second'")
+        self.wait_streaming()
+        agent = self.system.agents["orders"]
+        agent.config["database"]["conninfo"] = (f"host={self.primary.directory},{self.standby.directory} port=5432 dbname=orders "
+                                                "user=lockstep_agent target_session_attrs=read-write")
+        self.system.start()
+
+    def wait_streaming(self):
+        with self.primary.connect("postgres") as session:
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where state = 'streaming'").fetchone()[0] == 1, 10,
+                       "the standby streams")
+
+    def fail_over(self):
+        """The primary dies for good, the standby is promoted."""
+        self.primary.kill()
+        with self.standby.connect("postgres") as session:
+            session.execute("select pg_promote()")
+        self.system.clusters[0] = self.standby
+        self.system.db["orders"].close()
+        self.system.db["orders"].cluster = self.standby
+
+    def close(self):
+        self.system.close()
+        self.primary.remove()
+        self.standby.remove()
+
+
+def decided(system, key):
+    """Committed, and the decision has not reached orders."""
+    rule = system.link["orders"].at("decide", "hold", up=False)
+    answer = system.app.run(put(key, *NAMES), wait="decided")
+    assert answer.status == 200, answer
+    rule.wait_hit()
+    return answer, rule
+
+
+def test_failover_without_loss():
+    """The branch is prepared on the new primary as well: it is committed there, after a proof on the new timeline."""
+    pair = Pair(synchronous=True)
+    try:
+        system, keys = pair.system, [fresh(), fresh()]
+        assert system.app.run(put(keys[0], *NAMES)).status == 200
+        answer, rule = decided(system, keys[1])
+        pair.fail_over()
+        rule.release()
+        system.wait_ready(30)
+        known = system.app.get(answer.gtid, for_="applied", timeout="10s")
+        assert known.state == "committed" and known.applied is True, known
+        for key in keys:
+            system.agree(key, NAMES, "committed")
+        system.alive()
+    finally:
+        pair.close()
+
+
+def test_failover_that_lost_the_prepare():
+    """The standby never got the branch: the decision cannot be kept. Hazard, said loudly, and never "committed" or "aborted"."""
+    pair = Pair(synchronous=False)
+    try:
+        system, key = pair.system, fresh()
+        system.alive()
+        with pair.primary.connect("postgres") as session:
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
+                       10, "the standby has everything so far")
+        pair.standby.stop()  # from here on it gets nothing more
+        answer, rule = decided(system, key)
+        pair.primary.kill()
+        pair.standby.start()
+        pair.fail_over()
+        rule.release()
+        known = system.app.wait_state(answer.gtid, ("hazard",), 40)
+        assert known.state == "hazard", known
+        assert system.count("orders", key) == 0 and system.count("balance", key) == 1
+    finally:
+        pair.close()
+
+
+def test_failover_that_lost_a_commit():
+    """Applied everywhere and acknowledged, then the failover goes back behind COMMIT PREPARED: the branch is prepared again, and is
+    committed again from the kept decision (design 2.8)."""
+    pair = Pair(synchronous=False)
+    try:
+        system, key = pair.system, fresh()
+        answer, rule = decided(system, key)
+        with pair.primary.connect("postgres") as session:
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
+                       10, "the standby has the prepared branch")
+        pair.standby.stop()
+        rule.release()
+        assert system.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
+        assert system.count("orders", key) == 1
+        pair.primary.kill()
+        pair.standby.start()
+        pair.fail_over()
+        system.wait_ready(40)
+        system.no_orphans(20)
+        assert system.count("orders", key) == 1, "an acknowledged commit was lost though its branch came back prepared"
+    finally:
+        pair.close()

@@ -1,0 +1,905 @@
+/* agent_host.c: see agent_host.h. */
+#include "tests/sim/agent_host.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/frame.h"
+#include "common/statement.h"
+#include "participant/core/branch.h"
+#include "tests/sim/check.h"
+#include "tests/sim/client.h"
+#include "tests/sim/net.h"
+#include "tests/sim/pg.h"
+
+#define WORKS_MAX 256u
+
+struct agent_host {
+    bool alive;
+    bool dying; /* at this effect: the rest of the step does not happen */
+    uint32_t participant;
+    uint64_t life;
+    struct agent *core;
+    struct agent_effects effects;
+    uint64_t link, armed_us, paused_until_us;
+    Lockstep__Frame *works[WORKS_MAX];
+    /* step results of the last run of a branch, kept for its vote */
+    struct {
+        uint64_t branch;
+        uint32_t count;
+        struct agent_step_rows rows[PG_STATEMENTS_MAX];
+    } results[WORKS_MAX];
+};
+
+struct sim_agents {
+    struct agent_host list[SIM_PARTICIPANTS_MAX];
+};
+
+static void crash(struct world *world, struct agent_host *host);
+static void start(struct world *world, uint64_t participant, uint64_t life);
+
+void sim_participant_name(uint32_t participant, char name[8]) {
+    snprintf(name, 8, "p%u", participant + 1);
+}
+
+static struct agent_host *host_of(struct world *world, uint32_t participant, uint64_t life) {
+    struct agent_host *host = &world->agents->list[participant];
+    return host->alive && host->life == life ? host : NULL;
+}
+
+uint64_t agent_host_paused_until(const struct world *world, uint32_t participant, uint64_t life) {
+    return agent_host_alive(world, participant, life) ? world->agents->list[participant].paused_until_us : 0;
+}
+
+bool agent_host_alive(const struct world *world, uint32_t participant, uint64_t life) {
+    const struct agent_host *host = &world->agents->list[participant];
+    return host->alive && host->life == life;
+}
+
+static void trace(struct world *world, const struct agent_host *host, const char *word, const char *detail) {
+    char name[8];
+    sim_participant_name(host->participant, name);
+    world_trace(world, name, word, "%s", detail);
+}
+
+bool agent_host_lists(const struct world *world, uint32_t participant, const char *gid) {
+    (void)world;
+    enum ls_gid_form form;
+    struct ls_gtid gtid;
+    char name[LS_PARTICIPANT_MAX + 1], own[8];
+    sim_participant_name(participant, own);
+    return ls_gid_parse(gid, &form, &gtid, name) == LS_OK && strcmp(gtid.coordinator, SIM_COORDINATOR) == 0 &&
+           strcmp(name, own) == 0;
+}
+
+/* ------------------------------------------------------------------ frames */
+
+static void send_frame(struct world *world, struct agent_host *host, uint64_t link, Lockstep__Frame *frame) {
+    (void)host;
+    net_send_to_coord(world, link, frame);
+}
+
+static char *text(const char *from) {
+    return (char *)(uintptr_t)(from != NULL ? from : "");
+}
+
+static void fence_out(Lockstep__Fence *to, const struct agent_fence *from) {
+    lockstep__fence__init(to);
+    to->incarnation = text(from->incarnation);
+    to->epoch = from->epoch;
+    to->position = from->position;
+    to->chain = from->chain;
+}
+
+static void send_hello(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Hello hello = LOCKSTEP__HELLO__INIT;
+    Lockstep__Fence fence;
+    Lockstep__TimelineSwitch switches[PG_HISTORY_MAX];
+    Lockstep__TimelineSwitch *list[PG_HISTORY_MAX];
+    char name[8], nonce[24];
+    sim_participant_name(host->participant, name);
+    snprintf(nonce, sizeof nonce, "%llu", (unsigned long long)host->life);
+    hello.version = LS_PROTOCOL_VERSION;
+    hello.version_min = LS_PROTOCOL_VERSION_MIN;
+    hello.participant = name;
+    hello.coordinator = text(SIM_COORDINATOR);
+    hello.nonce = nonce;
+    hello.system_id = e->hello.server.system_id;
+    hello.timeline = e->hello.server.timeline;
+    hello.insert_lsn = e->hello.server.insert_lsn;
+    hello.credits = e->hello.credits;
+    hello.server_version = text("150018");
+    hello.database = name;
+    for (uint32_t i = 0; i < e->hello.history_count; i++) {
+        lockstep__timeline_switch__init(&switches[i]);
+        switches[i].timeline = e->hello.history[i].timeline;
+        switches[i].lsn = e->hello.history[i].lsn;
+        list[i] = &switches[i];
+    }
+    hello.n_history = e->hello.history_count;
+    hello.history = list;
+    if (e->hello.has_fence) {
+        fence_out(&fence, &e->hello.fence);
+        frame.fence = &fence;
+    }
+    frame.body_case = LOCKSTEP__FRAME__BODY_HELLO;
+    frame.hello = &hello;
+    send_frame(world, host, e->link, &frame);
+}
+
+static void send_vote(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Vote vote = LOCKSTEP__VOTE__INIT;
+    Lockstep__StepResult results[PG_STATEMENTS_MAX];
+    Lockstep__StepResult *list[PG_STATEMENTS_MAX];
+    vote.gtid = text(e->gtid);
+    vote.kind = (Lockstep__VoteKind)e->vote.kind;
+    if (e->vote.kind == AGENT_VOTE_CONTINUE) {
+        vote.has_part = true;
+        vote.part = e->vote.part;
+    }
+    for (size_t i = 0; e->vote.with_results && i < WORKS_MAX; i++) {
+        if (host->results[i].branch != e->branch) {
+            continue;
+        }
+        for (uint32_t r = 0; r < host->results[i].count; r++) {
+            lockstep__step_result__init(&results[r]);
+            results[r].step = host->results[i].rows[r].step;
+            results[r].rows_affected = host->results[i].rows[r].rows_affected;
+            list[r] = &results[r];
+        }
+        vote.n_results = host->results[i].count;
+        vote.results = list;
+    }
+    if (e->vote.kind == AGENT_VOTE_YES) {
+        vote.gid = text(e->vote.gid);
+        vote.owner = text(e->vote.owner);
+        vote.has_xid = vote.has_lsn = vote.has_system_id = vote.has_timeline = true;
+        vote.xid = e->vote.identity.xid;
+        vote.lsn = e->vote.identity.lsn;
+        vote.system_id = e->vote.identity.system_id;
+        vote.timeline = e->vote.identity.timeline;
+    }
+    if (e->vote.sqlstate != NULL && e->vote.sqlstate[0] != '\0') {
+        vote.sqlstate = text(e->vote.sqlstate);
+    }
+    if (e->vote.reason != NULL) {
+        vote.reason = text(e->vote.reason);
+    }
+    vote.has_step = e->vote.has_step;
+    vote.step = e->vote.step;
+    vote.has_retryable = true;
+    vote.retryable = e->vote.retryable;
+    if (e->vote.kind == AGENT_VOTE_EXISTS) {
+        vote.existing_gtid = text(e->vote.existing_gtid);
+        vote.has_existing_hash = e->vote.existing_hash_length > 0;
+        vote.existing_hash.data = (uint8_t *)(uintptr_t)e->vote.existing_hash;
+        vote.existing_hash.len = e->vote.existing_hash_length;
+    }
+    frame.body_case = LOCKSTEP__FRAME__BODY_VOTE;
+    frame.vote = &vote;
+    send_frame(world, host, e->link, &frame);
+}
+
+static void send_done(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Done done = LOCKSTEP__DONE__INIT;
+    done.gtid = text(e->gtid);
+    done.kind = (Lockstep__DoneKind)e->done.kind;
+    if (e->done.reason != NULL) {
+        done.reason = text(e->done.reason);
+    }
+    done.has_stranger = e->done.stranger;
+    done.stranger = e->done.stranger;
+    frame.body_case = LOCKSTEP__FRAME__BODY_DONE;
+    frame.done = &done;
+    send_frame(world, host, e->link, &frame);
+}
+
+static void send_inquiry(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Inquiry inquiry = LOCKSTEP__INQUIRY__INIT;
+    Lockstep__InquiryItem items[PG_SCAN_MAX];
+    Lockstep__InquiryItem *list[PG_SCAN_MAX];
+    assert(e->inquiry.count <= PG_SCAN_MAX);
+    inquiry.token = e->inquiry.token;
+    for (uint32_t i = 0; i < e->inquiry.count; i++) {
+        const struct agent_prepared *from = &e->inquiry.items[i];
+        lockstep__inquiry_item__init(&items[i]);
+        items[i].gid = text(from->gid);
+        items[i].xid = from->xid;
+        items[i].owner = text(from->owner);
+        items[i].age_ms = from->age_ms;
+        items[i].system_id = e->inquiry.server.system_id;
+        items[i].timeline = e->inquiry.server.timeline;
+        list[i] = &items[i];
+    }
+    inquiry.n_items = e->inquiry.count;
+    inquiry.items = list;
+    frame.body_case = LOCKSTEP__FRAME__BODY_INQUIRY;
+    frame.inquiry = &inquiry;
+    send_frame(world, host, e->link, &frame);
+}
+
+static void send_small(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Ready ready = LOCKSTEP__READY__INIT;
+    Lockstep__Refuse refuse = LOCKSTEP__REFUSE__INIT;
+    Lockstep__Pong pong = LOCKSTEP__PONG__INIT;
+    Lockstep__Credit credit = LOCKSTEP__CREDIT__INIT;
+    Lockstep__Fence fence;
+    if (e->kind == AEF_SEND_READY) {
+        frame.body_case = LOCKSTEP__FRAME__BODY_READY;
+        frame.ready = &ready;
+    } else if (e->kind == AEF_SEND_REFUSE) {
+        refuse.reason = text(e->refuse.reason);
+        if (e->refuse.has_fence) {
+            fence_out(&fence, &e->refuse.fence);
+            refuse.remembered = &fence;
+        }
+        frame.body_case = LOCKSTEP__FRAME__BODY_REFUSE;
+        frame.refuse = &refuse;
+    } else if (e->kind == AEF_SEND_PONG) {
+        pong.token = e->pong.token;
+        frame.body_case = LOCKSTEP__FRAME__BODY_PONG;
+        frame.pong = &pong;
+    } else {
+        assert(e->kind == AEF_SEND_CREDIT);
+        credit.credits = e->credit.credits;
+        frame.body_case = LOCKSTEP__FRAME__BODY_CREDIT;
+        frame.credit = &credit;
+    }
+    send_frame(world, host, e->link, &frame);
+}
+
+/* ------------------------------------------------------- requests to the server */
+
+static void free_work(struct agent_host *host, void *work) {
+    for (size_t i = 0; i < WORKS_MAX; i++) {
+        if (host->works[i] == work) {
+            lockstep__frame__free_unpacked(host->works[i], NULL);
+            host->works[i] = NULL;
+            return;
+        }
+    }
+    assert(!"a Work that nobody holds is given back");
+}
+
+static const Lockstep__Work *work_of(const struct agent_host *host, const void *work) {
+    for (size_t i = 0; i < WORKS_MAX; i++) {
+        if (host->works[i] == work) {
+            return host->works[i]->work;
+        }
+    }
+    assert(!"a Work that was given back is used");
+    return NULL;
+}
+
+static void fill_key(struct pg_op *op, const Lockstep__Work *work) {
+    if (work->key != NULL) {
+        snprintf(op->key, sizeof op->key, "%.*s/%.*s", LS_IDENTITY_MAX, work->app, LS_KEY_MAX, work->key);
+        assert(work->has_document_hash && work->document_hash.len == sizeof op->hash);
+        memcpy(op->hash, work->document_hash.data, sizeof op->hash);
+    }
+}
+
+static void submit_run(struct world *world, struct agent_host *host, const struct agent_effect *e, struct pg_op *op) {
+    const Lockstep__Work *work = work_of(host, e->run.work);
+    assert(work->n_statements <= PG_STATEMENTS_MAX);
+    snprintf(op->gid, sizeof op->gid, "%s", e->run.gid != NULL ? e->run.gid : "");
+    op->first = e->run.first;
+    op->last = e->run.last;
+    op->one_phase = e->run.one_phase;
+    op->lock_timeout_ms = e->run.lock_timeout_ms;
+    op->deadline_ms = e->run.deadline_ms;
+    for (size_t i = 0; i < work->n_statements; i++) {
+        struct pg_statement *statement = &op->statements[op->statement_count++];
+        if (!statement_parse(work->statements[i]->sql, statement)) {
+            world_wrong(world, "a statement came out garbled: %s", work->statements[i]->sql);
+        }
+        statement->step = work->statements[i]->step;
+    }
+    if (e->run.one_phase) {
+        fill_key(op, work);
+    }
+    pg_submit(world, op);
+}
+
+static enum pg_op_kind op_kind(enum agent_effect_kind kind) {
+    switch (kind) {
+    case AEF_DB_LOCK:
+        return PG_LOCK;
+    case AEF_DB_CLEAN:
+        return PG_CLEAN;
+    case AEF_DB_IDENTITY:
+        return PG_IDENTITY;
+    case AEF_DB_FENCE:
+        return PG_FENCE;
+    case AEF_DB_SCAN:
+        return PG_SCAN;
+    case AEF_DB_RUN:
+        return PG_RUN;
+    case AEF_DB_COMMIT1:
+        return PG_COMMIT1;
+    case AEF_DB_ROLLBACK:
+        return PG_ROLLBACK;
+    case AEF_DB_STOP:
+        return PG_STOP;
+    case AEF_DB_RELEASE:
+        return PG_RELEASE;
+    case AEF_DB_FINISH:
+        return PG_FINISH;
+    case AEF_DB_PROVE:
+        return PG_PROVE;
+    case AEF_DB_READ_KEY:
+        return PG_READ_KEY;
+    case AEF_DB_SETTLE:
+        return PG_SETTLE;
+    case AEF_STOP:
+    case AEF_REPORT:
+    case AEF_DRAINED:
+    case AEF_DIAL:
+    case AEF_CLOSE:
+    case AEF_SEND_HELLO:
+    case AEF_SEND_READY:
+    case AEF_SEND_REFUSE:
+    case AEF_SEND_PONG:
+    case AEF_SEND_CREDIT:
+    case AEF_SEND_VOTE:
+    case AEF_SEND_DONE:
+    case AEF_SEND_INQUIRY:
+    case AEF_FREE_WORK:
+    case AEF_FORGET:
+        break;
+    }
+    assert(!"not for the server");
+    return PG_LOCK;
+}
+
+static void submit(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    struct pg_op *op = pg_new_op(world, op_kind(e->kind), host->participant, host->life);
+    op->op = e->op;
+    op->branch = e->branch;
+    snprintf(op->gtid, sizeof op->gtid, "%s", e->gtid != NULL ? e->gtid : "");
+    switch (op->kind) {
+    case PG_FENCE:
+        op->fence = e->fence.fence;
+        op->durable = e->fence.durable;
+        break;
+    case PG_SCAN:
+        snprintf(op->after, sizeof op->after, "%s", e->scan.after);
+        op->limit = e->scan.limit;
+        break;
+    case PG_RUN:
+        submit_run(world, host, e, op);
+        return;
+    case PG_FINISH:
+        snprintf(op->gid, sizeof op->gid, "%s", e->finish.gid);
+        snprintf(op->owner, sizeof op->owner, "%s", e->finish.owner != NULL ? e->finish.owner : "");
+        op->commit = e->finish.commit;
+        op->xid = e->finish.xid;
+        break;
+    case PG_PROVE:
+        snprintf(op->gid, sizeof op->gid, "%s", e->prove.gid);
+        op->xid = e->prove.xid;
+        sim_coverage.proofs++;
+        break;
+    case PG_READ_KEY:
+        fill_key(op, work_of(host, e->read_key.work));
+        break;
+    case PG_SETTLE:
+        sim_coverage.settles++;
+        break;
+    case PG_LOCK:
+    case PG_CLEAN:
+    case PG_IDENTITY:
+    case PG_COMMIT1:
+    case PG_ROLLBACK:
+    case PG_STOP:
+    case PG_RELEASE:
+        break;
+    }
+    pg_submit(world, op);
+}
+
+/* ----------------------------------------------------------------- the step */
+
+static void forget_results(struct agent_host *host, uint64_t branch) {
+    for (size_t i = 0; i < WORKS_MAX; i++) {
+        if (host->results[i].branch == branch) {
+            host->results[i].branch = 0;
+        }
+    }
+}
+
+static const char *vote_name(enum agent_vote vote) {
+    static const char *const names[] = {"YES", "NO", "READ_ONLY", "CONTINUE", "COMMITTED", "EXISTS", "BROKEN"};
+    return names[vote];
+}
+static const char *done_name(enum agent_done done) {
+    static const char *const names[] = {"COMMITTED", "ABORTED", "HAZARD"};
+    return names[done];
+}
+
+static void carry_out(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+    char detail[LS_REASON_MAX + LS_GTID_MAX + 32];
+    switch (e->kind) {
+    case AEF_STOP:
+        trace(world, host, "stops", e->text);
+        host->dying = true;
+        return;
+    case AEF_REPORT:
+        trace(world, host, e->report.alarm ? "ALARM" : "reports", e->text);
+        return;
+    case AEF_DRAINED:
+        return;
+    case AEF_DIAL:
+        net_dial(world, host->participant, host->life);
+        return;
+    case AEF_CLOSE:
+        net_close(world, e->link, false);
+        return;
+    case AEF_SEND_HELLO:
+        trace(world, host, "Hello", "");
+        send_hello(world, host, e);
+        return;
+    case AEF_SEND_VOTE:
+        snprintf(detail, sizeof detail, "%s %s %s", e->gtid, vote_name(e->vote.kind),
+                 e->vote.reason != NULL ? e->vote.reason : "");
+        trace(world, host, "Vote", detail);
+        send_vote(world, host, e);
+        return;
+    case AEF_SEND_DONE:
+        snprintf(detail, sizeof detail, "%s %s %s", e->gtid, done_name(e->done.kind),
+                 e->done.reason != NULL ? e->done.reason : "");
+        trace(world, host, "Done", detail);
+        send_done(world, host, e);
+        return;
+    case AEF_SEND_INQUIRY:
+        snprintf(detail, sizeof detail, "%u gids", e->inquiry.count);
+        trace(world, host, "Inquiry", detail);
+        send_inquiry(world, host, e);
+        return;
+    case AEF_SEND_READY:
+    case AEF_SEND_REFUSE:
+        if (e->kind == AEF_SEND_READY && pg_leftovers(world, host->participant, host->life) > 0) {
+            world_wrong(world, "p%u is ready while backends of its earlier life are alive", host->participant + 1);
+        }
+        trace(world, host, e->kind == AEF_SEND_READY ? "Ready" : "Refuse",
+              e->kind == AEF_SEND_READY ? "" : e->refuse.reason);
+        send_small(world, host, e);
+        return;
+    case AEF_SEND_PONG:
+    case AEF_SEND_CREDIT:
+        send_small(world, host, e);
+        return;
+    case AEF_FREE_WORK:
+        free_work(host, e->free_work.work);
+        return;
+    case AEF_FORGET:
+        forget_results(host, e->branch);
+        return;
+    case AEF_DB_LOCK:
+    case AEF_DB_CLEAN:
+    case AEF_DB_IDENTITY:
+    case AEF_DB_FENCE:
+    case AEF_DB_SCAN:
+    case AEF_DB_RUN:
+    case AEF_DB_COMMIT1:
+    case AEF_DB_ROLLBACK:
+    case AEF_DB_STOP:
+    case AEF_DB_RELEASE:
+    case AEF_DB_FINISH:
+    case AEF_DB_PROVE:
+    case AEF_DB_READ_KEY:
+    case AEF_DB_SETTLE:
+        submit(world, host, e);
+        return;
+    }
+    assert(!"effect kind");
+}
+
+static void step(struct world *world, struct agent_host *host, struct agent_event *event);
+
+static void tick(struct world *world, uint64_t participant, uint64_t life) {
+    struct agent_host *host = host_of(world, (uint32_t)participant, life);
+    if (host == NULL) {
+        return;
+    }
+    if (host->paused_until_us > world->now_us) {
+        world_after(world, host->paused_until_us - world->now_us, tick, participant, life);
+        return;
+    }
+    host->armed_us = AGENT_NEVER;
+    struct agent_event event = {.kind = AEV_TICK};
+    step(world, host, &event);
+}
+
+static void arm(struct world *world, struct agent_host *host) {
+    uint64_t due = agent_next_timer(host->core);
+    if (due == AGENT_NEVER || due >= host->armed_us) {
+        return;
+    }
+    host->armed_us = due;
+    world_after(world, due > world->now_us ? due - world->now_us : 0, tick, host->participant, host->life);
+}
+
+static void step(struct world *world, struct agent_host *host, struct agent_event *event) {
+    event->now_us = world->now_us;
+    agent_step(host->core, event, &host->effects);
+    agent_check(host->core);
+    for (size_t i = 0; i < host->effects.count && !host->dying; i++) {
+        host->dying = world_fault(world, world->options.agent_cut_pm);
+        if (!host->dying) {
+            carry_out(world, host, &host->effects.list[i]);
+        }
+    }
+    if (host->dying) {
+        crash(world, host);
+        return;
+    }
+    arm(world, host);
+}
+
+/* -------------------------------------------------------------- from the network */
+
+void agent_host_link_up(struct world *world, uint32_t participant, uint64_t life, uint64_t link) {
+    struct agent_host *host = host_of(world, participant, life);
+    if (host != NULL) {
+        host->link = link;
+        struct agent_event event = {.kind = AEV_LINK_UP, .link = link};
+        step(world, host, &event);
+    }
+}
+
+void agent_host_link_down(struct world *world, uint32_t participant, uint64_t life, uint64_t link) {
+    struct agent_host *host = host_of(world, participant, life);
+    if (host != NULL) {
+        struct agent_event event = {.kind = AEV_LINK_DOWN, .link = link};
+        step(world, host, &event);
+    }
+}
+
+static void take_decide(struct agent_decide *to, const Lockstep__Decide *from) {
+    to->gtid = from->gtid;
+    to->commit = from->commit;
+    to->one_phase = from->one_phase;
+    to->gid = from->gid;
+    to->identity.system_id = from->system_id;
+    to->identity.timeline = from->timeline;
+    to->identity.xid = from->xid;
+    to->identity.lsn = from->lsn;
+    to->owner = from->owner;
+}
+
+static void on_work(struct world *world, struct agent_host *host, Lockstep__Frame *frame, struct agent_event *event) {
+    const Lockstep__Work *work = frame->work;
+    event->kind = AEV_WORK;
+    event->work.gtid = work->gtid;
+    event->work.part = work->part;
+    event->work.last = work->last;
+    event->work.one_phase = work->one_phase;
+    event->work.gid_form = work->gid_form == LOCKSTEP__GID_FORM__XA ? LS_GID_XA : LS_GID_READABLE;
+    event->work.lock_timeout_ms = work->lock_timeout_ms;
+    event->work.deadline_ms = work->deadline_ms;
+    struct ls_error err;
+    for (size_t i = 0; i < work->n_statements && event->work.refused == NULL; i++) {
+        if (statement_check(work->statements[i]->sql, strlen(work->statements[i]->sql), &err) != LS_OK) {
+            event->work.refused = err.text;
+            event->work.refused_sqlstate = "0A000";
+        }
+    }
+    size_t slot = 0;
+    while (slot < WORKS_MAX && host->works[slot] != NULL) {
+        slot++;
+    }
+    assert(slot < WORKS_MAX);
+    host->works[slot] = frame;
+    event->work.work = frame;
+    step(world, host, event);
+}
+
+static void on_prove(struct world *world, uint32_t participant, uint64_t life, const Lockstep__Prove *prove,
+                     struct agent_event *event) {
+    event->kind = AEV_PROVE;
+    for (size_t i = 0; i < prove->n_items; i++) {
+        struct agent_host *host = host_of(world, participant, life);
+        if (host == NULL) {
+            return; /* died between two items */
+        }
+        take_decide(&event->decide, prove->items[i]);
+        step(world, host, event);
+    }
+}
+
+static void on_answer(struct world *world, struct agent_host *host, const Lockstep__Answer *answer,
+                      struct agent_event *event) {
+    struct agent_answer_item items[PG_SCAN_MAX];
+    assert(answer->n_items <= PG_SCAN_MAX);
+    event->kind = AEV_ANSWER;
+    event->answer.token = answer->token;
+    event->answer.items = items;
+    event->answer.count = (uint32_t)answer->n_items;
+    for (size_t i = 0; i < answer->n_items; i++) {
+        items[i].gid = answer->items[i]->gid;
+        items[i].xid = answer->items[i]->xid;
+        items[i].verdict = (enum agent_verdict)answer->items[i]->verdict;
+        items[i].reason = answer->items[i]->reason;
+    }
+    step(world, host, event);
+}
+
+void agent_host_frame(struct world *world, uint32_t participant, uint64_t life, uint64_t link, const uint8_t *bytes,
+                      size_t length) {
+    struct agent_host *host = host_of(world, participant, life);
+    if (host == NULL) {
+        return;
+    }
+    Lockstep__Frame *frame;
+    struct ls_error err;
+    if (frame_decode(bytes, length, &frame, &err) != LS_OK) {
+        world_wrong(world, "p%u cannot read a frame of the coordinator: %s", participant + 1, err.text);
+    }
+    struct agent_event event = {.link = link};
+    if (frame->fence != NULL) {
+        event.has_fence = true;
+        snprintf(event.fence.incarnation, sizeof event.fence.incarnation, "%s", frame->fence->incarnation);
+        event.fence.epoch = frame->fence->epoch;
+        event.fence.position = frame->fence->position;
+        event.fence.chain = frame->fence->chain;
+    }
+    switch (frame->body_case) {
+    case LOCKSTEP__FRAME__BODY_WELCOME:
+        event.kind = AEV_WELCOME;
+        event.welcome.number = frame->welcome->number;
+        event.welcome.coordinator = frame->welcome->coordinator;
+        event.welcome.has_chain_at = frame->welcome->has_chain_at;
+        event.welcome.chain_at = frame->welcome->chain_at;
+        event.welcome.accepted_incarnation = frame->welcome->accepted_incarnation;
+        step(world, host, &event);
+        break;
+    case LOCKSTEP__FRAME__BODY_PING:
+        event.kind = AEV_PING;
+        event.ping.token = frame->ping->token;
+        step(world, host, &event);
+        break;
+    case LOCKSTEP__FRAME__BODY_WORK:
+        on_work(world, host, frame, &event);
+        return; /* the frame is the core's now */
+    case LOCKSTEP__FRAME__BODY_DECIDE:
+        event.kind = AEV_DECIDE;
+        take_decide(&event.decide, frame->decide);
+        step(world, host, &event);
+        break;
+    case LOCKSTEP__FRAME__BODY_PROVE:
+        on_prove(world, participant, life, frame->prove, &event);
+        break;
+    case LOCKSTEP__FRAME__BODY_SETTLE:
+        event.kind = AEV_SETTLE;
+        event.settle.gtid = frame->settle->gtid;
+        step(world, host, &event);
+        break;
+    case LOCKSTEP__FRAME__BODY_ANSWER:
+        on_answer(world, host, frame->answer, &event);
+        break;
+    case LOCKSTEP__FRAME__BODY_ERROR:
+        trace(world, host, "is told", frame->error->text);
+        break;
+    case LOCKSTEP__FRAME__BODY_HELLO:
+    case LOCKSTEP__FRAME__BODY_PONG:
+    case LOCKSTEP__FRAME__BODY_VOTE:
+    case LOCKSTEP__FRAME__BODY_DONE:
+    case LOCKSTEP__FRAME__BODY_INQUIRY:
+    case LOCKSTEP__FRAME__BODY_CREDIT:
+    case LOCKSTEP__FRAME__BODY_REFUSE:
+    case LOCKSTEP__FRAME__BODY_READY:
+    case LOCKSTEP__FRAME__BODY__NOT_SET:
+    case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
+        world_wrong(world, "the coordinator sends p%u a frame of kind %d", participant + 1, (int)frame->body_case);
+    }
+    lockstep__frame__free_unpacked(frame, NULL);
+}
+
+/* --------------------------------------------------------------- from the servers */
+
+static void keep_results(struct agent_host *host, const struct agent_event *event, uint64_t branch) {
+    size_t slot = WORKS_MAX;
+    for (size_t i = WORKS_MAX; i-- > 0;) {
+        if (host->results[i].branch == branch) {
+            slot = i;
+            break;
+        }
+        if (host->results[i].branch == 0) {
+            slot = i;
+        }
+    }
+    assert(slot < WORKS_MAX);
+    host->results[slot].branch = branch;
+    host->results[slot].count = event->run.row_count;
+    memcpy(host->results[slot].rows, event->run.rows, event->run.row_count * sizeof event->run.rows[0]);
+}
+
+void agent_host_answer(struct world *world, uint32_t participant, uint64_t life, uint64_t branch,
+                       struct agent_event *event) {
+    struct agent_host *host = host_of(world, participant, life);
+    if (host == NULL) {
+        return;
+    }
+    if (event->kind == AEV_DB_RUN && event->run.row_count > 0) {
+        keep_results(host, event, branch);
+    }
+    step(world, host, event);
+}
+
+void agent_host_control_lost(struct world *world, uint32_t participant, uint64_t life) {
+    struct agent_host *host = host_of(world, participant, life);
+    if (host != NULL) {
+        trace(world, host, "loses", "its control session");
+        struct agent_event event = {.kind = AEV_CONTROL_LOST};
+        step(world, host, &event);
+    }
+}
+
+/* --------------------------------------------------------------------- life */
+
+static void crash(struct world *world, struct agent_host *host) {
+    if (!host->alive) {
+        return;
+    }
+    trace(world, host, "crash", "");
+    sim_coverage.agent_crashes++;
+    host->alive = false;
+    host->dying = false;
+    host->paused_until_us = 0;
+    agent_free(host->core);
+    host->core = NULL;
+    for (size_t i = 0; i < WORKS_MAX; i++) {
+        if (host->works[i] != NULL) {
+            lockstep__frame__free_unpacked(host->works[i], NULL);
+            host->works[i] = NULL;
+        }
+        host->results[i].branch = 0;
+    }
+    pg_client_gone(world, host->participant, host->life);
+    net_agent_gone(world, host->participant);
+    world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), start, host->participant,
+                host->life + 1);
+}
+
+static void pause_timer(struct world *world, uint64_t participant, uint64_t unused) {
+    if (world->healed) {
+        return;
+    }
+    struct agent_host *host = &world->agents->list[participant];
+    if (host->alive && host->paused_until_us <= world->now_us) {
+        uint64_t length = world_pause_length(world);
+        host->paused_until_us = world->now_us + length;
+        char detail[48];
+        snprintf(detail, sizeof detail, "for %llu ms", (unsigned long long)(length / MS));
+        trace(world, host, "paused", detail);
+        sim_coverage.pauses++;
+    }
+    world_after(world, rng_delay(&world->rng, world->options.pause_ms * MS), pause_timer, participant, unused);
+}
+
+static void crash_timer(struct world *world, uint64_t participant, uint64_t unused) {
+    (void)unused;
+    if (world->healed) {
+        return;
+    }
+    if (world_fault(world, world->options.all_crash_pm)) {
+        world_power_failure(world);
+    } else {
+        crash(world, &world->agents->list[participant]);
+    }
+    world_after(world, rng_delay(&world->rng, world->options.agent_crash_ms * MS), crash_timer, participant, 0);
+}
+
+static void operator_acts(struct world *world, uint64_t participant, uint64_t unused) {
+    if (!pg_forget_fence(world, (uint32_t)participant)) {
+        world_after(world, SECOND, operator_acts, participant, unused); /* the server is down */
+        return;
+    }
+    struct agent_host *host = &world->agents->list[participant];
+    host->participant = (uint32_t)participant;
+    trace(world, host, "operator", "deletes the row in lockstep.fence, restarts the agent");
+    crash(world, host);
+}
+
+void agent_host_operator(struct world *world, uint32_t participant) {
+    world_after(world, rng_delay(&world->rng, 500 * MS), operator_acts, participant, 0);
+}
+
+void agents_crash_all(struct world *world) {
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        crash(world, &world->agents->list[p]);
+    }
+}
+
+static void start(struct world *world, uint64_t participant, uint64_t life) {
+    struct agent_host *host = &world->agents->list[participant];
+    assert(!host->alive);
+    host->participant = (uint32_t)participant;
+    host->life = life;
+    host->alive = true;
+    host->armed_us = AGENT_NEVER;
+    struct agent_config config;
+    agent_config_defaults(&config);
+    sim_participant_name(host->participant, config.participant);
+    snprintf(config.coordinator, sizeof config.coordinator, SIM_COORDINATOR);
+    config.workers_max = (uint32_t)world->options.credits;
+    config.prepared_share = world->options.shared_cluster != 0 && participant < 2 ? 50 : 100;
+    config.recovered_max = 64;
+    config.finished_max = 64;
+    config.sweep_us = 2 * SECOND;
+    config.seed = rng_next(&world->rng);
+    host->core = agent_new(&config);
+    assert(host->core != NULL);
+    char detail[32];
+    snprintf(detail, sizeof detail, "life %llu", (unsigned long long)life);
+    trace(world, host, "starts", detail);
+    struct agent_event event = {.kind = AEV_START};
+    step(world, host, &event);
+}
+
+void agents_start(struct world *world) {
+    world->agents = calloc(1, sizeof *world->agents);
+    assert(world->agents != NULL);
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        world_after(world, rng_below(&world->rng, 100 * MS), start, p, 1);
+        if (world->options.pause_ms > 0) {
+            world_after(world, rng_delay(&world->rng, world->options.pause_ms * MS), pause_timer, p, 0);
+        }
+        if (world->options.agent_crash_ms > 0) {
+            world_after(world, rng_delay(&world->rng, world->options.agent_crash_ms * MS), crash_timer, p, 0);
+        }
+    }
+}
+
+void agents_stop(struct world *world) {
+    if (world->agents == NULL) {
+        return;
+    }
+    for (uint32_t p = 0; p < SIM_PARTICIPANTS_MAX; p++) {
+        struct agent_host *host = &world->agents->list[p];
+        agent_free(host->core);
+        for (size_t i = 0; i < WORKS_MAX; i++) {
+            if (host->works[i] != NULL) {
+                lockstep__frame__free_unpacked(host->works[i], NULL);
+            }
+        }
+        agent_effects_free(&host->effects);
+    }
+    free(world->agents);
+    world->agents = NULL;
+}
+
+const char *agents_unfinished(struct world *world) {
+    static char why[160];
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        const struct agent_host *host = &world->agents->list[p];
+        struct agent_stats stats;
+        if (!host->alive) {
+            return "an agent is down";
+        }
+        if (host->paused_until_us > world->now_us) {
+            return "an agent is paused";
+        }
+        agent_stats(host->core, &stats);
+        if (stats.state != AGENT_SERVING) {
+            snprintf(why, sizeof why, "agent p%u is %s%s", p + 1, agent_state_name(stats.state),
+                     stats.quarantined ? ", quarantined" : "");
+            return why;
+        }
+        for (const struct agent_branch *b = agent_next(host->core, NULL); b != NULL; b = agent_next(host->core, b)) {
+            if (!check_left_to_human(world, b->gid, p)) {
+                snprintf(why, sizeof why, "agent p%u: branch of %s is %s", p + 1, b->gtid,
+                         agent_branch_state_name(b->state));
+                return why;
+            }
+        }
+    }
+    return NULL;
+}

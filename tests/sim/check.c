@@ -1,0 +1,497 @@
+/* check.c: see check.h. */
+#include "tests/sim/check.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lockstep/ids.h"
+#include "tests/sim/agent_host.h"
+#include "tests/sim/client.h"
+#include "tests/sim/coord_host.h"
+#include "tests/sim/disk.h"
+#include "tests/sim/pg.h"
+
+#define BUCKETS 256u
+
+enum state { NOTHING, PREPARED, COMMITTED, ROLLED_BACK };
+
+struct branch {
+    bool takes_part, writes;
+    enum state state;
+    uint64_t xid; /* of the one that was prepared */
+    bool prepared_once;
+    bool excused; /* an outside hand finished it, or its history was lost */
+    bool outside;
+    bool risen;  /* prepared again by a failover, then finished by an outside hand */
+    bool human;  /* the log cannot say any more: left to an operator */
+    bool hazard; /* reported */
+};
+
+struct txn_book {
+    struct txn_book *next;
+    uint32_t epoch;
+    uint64_t sequence;
+    char gtid[LS_GTID_MAX + 1];
+    char proof[LS_GID_MAX + 1]; /* bytes of the decision record */
+    const struct sim_doc *doc;
+    bool one;          /* one participant */
+    bool logged;       /* handed to the log */
+    uint64_t position; /* there */
+    bool durable;      /* seen on the medium */
+    bool announced;    /* somebody was told that it is committed */
+    bool acked_commit, acked_abort;
+    bool excused;                                 /* any branch is */
+    struct branch branches[SIM_PARTICIPANTS_MAX]; /* by participant */
+};
+
+struct sim_check {
+    struct txn_book *buckets[BUCKETS];
+};
+
+struct sim_coverage sim_coverage;
+
+/* ------------------------------------------------------------------- books */
+
+static struct txn_book *find(const struct world *world, uint32_t epoch, uint64_t sequence) {
+    struct txn_book *t = world->check->buckets[(sequence * 31 + epoch) % BUCKETS];
+    while (t != NULL && (t->epoch != epoch || t->sequence != sequence)) {
+        t = t->next;
+    }
+    return t;
+}
+
+static struct txn_book *need(struct world *world, uint32_t epoch, uint64_t sequence, const char *what) {
+    struct txn_book *t = find(world, epoch, sequence);
+    if (t == NULL) {
+        world_wrong(world, "%s of transaction %u.%llu, which nobody accepted", what, epoch,
+                    (unsigned long long)sequence);
+    }
+    return t;
+}
+
+static struct txn_book *find_gtid(const struct world *world, const char *gtid) {
+    struct ls_gtid parsed;
+    if (ls_gtid_parse(gtid, &parsed) != LS_OK) {
+        return NULL;
+    }
+    return find(world, parsed.epoch, parsed.sequence);
+}
+
+void check_accepted(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
+                    const struct sim_doc *doc) {
+    if (find(world, epoch, sequence) != NULL) {
+        world_wrong(world, "%s was handed out twice", gtid);
+    }
+    struct txn_book *t = calloc(1, sizeof *t);
+    assert(t != NULL);
+    t->epoch = epoch;
+    t->sequence = sequence;
+    snprintf(t->gtid, sizeof t->gtid, "%s", gtid);
+    t->doc = doc;
+    t->one = doc->participant_count == 1;
+    for (uint32_t i = 0; i < doc->participant_count; i++) {
+        struct branch *b = &t->branches[doc->participants[i]];
+        b->takes_part = true;
+        b->writes = doc_writes(doc, i);
+    }
+    struct txn_book **bucket = &world->check->buckets[(sequence * 31 + epoch) % BUCKETS];
+    t->next = *bucket;
+    *bucket = t;
+    sim_coverage.transactions++;
+}
+
+/* ---------------------------------------------------------------- decision */
+
+void check_medium(struct world *world, const uint8_t *bytes, size_t length) {
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (struct txn_book *t = world->check->buckets[i]; t != NULL; t = t->next) {
+            if (t->logged && !t->durable && memmem(bytes, length, t->proof, strlen(t->proof)) != NULL) {
+                t->durable = true;
+            }
+        }
+    }
+}
+
+void check_decision_logged(struct world *world, uint32_t epoch, uint64_t sequence, const char *first_gid,
+                           uint64_t position) {
+    struct txn_book *t = need(world, epoch, sequence, "decision");
+    if (t->logged) {
+        world_wrong(world, "%s was decided twice", t->gtid);
+    }
+    if (t->one) {
+        world_wrong(world, "%s has one participant and was logged", t->gtid);
+    }
+    if (t->acked_abort) {
+        world_wrong(world, "%s was acknowledged as aborted and is now decided", t->gtid);
+    }
+    t->logged = true;
+    t->position = position;
+    snprintf(t->proof, sizeof t->proof, "%s", first_gid);
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        const struct branch *b = &t->branches[p];
+        if (b->writes && !b->prepared_once) {
+            world_wrong(world, "%s was decided although its branch at p%u was never prepared", t->gtid, p + 1);
+        }
+    }
+}
+
+void check_decision_announced(struct world *world, uint32_t epoch, uint64_t sequence) {
+    struct txn_book *t = need(world, epoch, sequence, "announcement");
+    if (t->one) {
+        return;
+    }
+    if (t->logged && !t->durable) {
+        world_wrong(world, "%s is called committed and its decision is not on the medium", t->gtid);
+    }
+    t->announced = true;
+}
+
+void check_decide_sent(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, bool commit,
+                       uint64_t xid) {
+    struct txn_book *t = need(world, epoch, sequence, "Decide");
+    struct branch *b = &t->branches[participant];
+    if (!commit) {
+        if (t->announced) {
+            world_wrong(world, "%s is committed and abort is sent to p%u", t->gtid, participant + 1);
+        }
+        return;
+    }
+    if (!t->durable) {
+        world_wrong(world, "COMMIT of %s leaves for p%u before the decision is on the medium", t->gtid,
+                    participant + 1);
+    }
+    if (b->xid != xid) {
+        world_wrong(world, "COMMIT of %s at p%u is bound to xid %llu, prepared was %llu", t->gtid, participant + 1,
+                    (unsigned long long)xid, (unsigned long long)b->xid);
+    }
+    t->announced = true;
+}
+
+void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, uint64_t xid,
+                   bool live, enum check_verdict verdict) {
+    struct txn_book *t = find(world, epoch, sequence);
+    struct branch *b = t != NULL ? &t->branches[participant] : NULL;
+    bool listed = b != NULL && b->prepared_once && b->xid == xid;
+    switch (verdict) {
+    case CHECK_VERDICT_COMMIT:
+        if (t == NULL || !t->durable || !listed) {
+            world_wrong(world,
+                        "inquiry about %u.%llu at p%u, xid %llu: commit, without a durable decision that lists it",
+                        epoch, (unsigned long long)sequence, participant + 1, (unsigned long long)xid);
+        }
+        t->announced = true;
+        break;
+    case CHECK_VERDICT_ABORT:
+    case CHECK_VERDICT_STRANGER:
+        if (live && verdict == CHECK_VERDICT_ABORT) {
+            world_wrong(world, "inquiry about %s at p%u: abort, and it is alive", t != NULL ? t->gtid : "?",
+                        participant + 1);
+        }
+        if (t != NULL && t->announced && listed) {
+            world_wrong(world, "inquiry about %s at p%u: not committed, and it is", t->gtid, participant + 1);
+        }
+        break;
+    case CHECK_VERDICT_HUMAN:
+        if (b != NULL) {
+            b->human = true;
+        }
+        break;
+    case CHECK_VERDICT_OTHER:
+        break;
+    }
+}
+
+void check_hazard_reported(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant) {
+    struct txn_book *t = need(world, epoch, sequence, "hazard");
+    if (!t->excused) {
+        world_wrong(world, "%s is called a hazard at p%u and nobody touched it", t->gtid, participant + 1);
+    }
+    t->branches[participant].hazard = true;
+    sim_coverage.hazards++;
+}
+
+void check_log_keeps(struct world *world) {
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (const struct txn_book *t = world->check->buckets[i]; t != NULL; t = t->next) {
+            bool open = false;
+            for (uint32_t p = 0; p < world->options.participants; p++) {
+                const struct branch *b = &t->branches[p];
+                open = open || (b->prepared_once && b->state == PREPARED && !b->excused);
+            }
+            if (t->announced && open && coord_keeps(world, t->epoch, t->sequence) != COORD_KEPT) {
+                world_wrong(world, "the log has dropped the open decision of %s", t->gtid);
+            }
+        }
+    }
+}
+
+/* ----------------------------------------------------------------- servers */
+
+void check_prepared(struct world *world, const char *gtid, uint32_t participant, uint64_t xid) {
+    struct txn_book *t = find_gtid(world, gtid);
+    if (t == NULL || !t->branches[participant].takes_part || t->one) {
+        world_wrong(world, "p%u prepares %s, which has no such branch", participant + 1, gtid);
+    }
+    struct branch *b = &t->branches[participant];
+    if (b->prepared_once) {
+        world_wrong(world, "%s is prepared twice at p%u", gtid, participant + 1);
+    }
+    b->prepared_once = true;
+    b->state = PREPARED;
+    b->xid = xid;
+}
+
+/* The same key, the same document, carried out before? */
+static void check_key(struct world *world, const struct txn_book *t) {
+    for (size_t i = 0; t->doc->has_key && i < BUCKETS; i++) {
+        for (const struct txn_book *other = world->check->buckets[i]; other != NULL; other = other->next) {
+            bool done = false;
+            for (uint32_t p = 0; p < world->options.participants; p++) {
+                done = done || other->branches[p].state == COMMITTED;
+            }
+            bool in_window = other->one || other->position >= coord_horizon(world);
+            if (other != t && done && in_window && other->doc == t->doc && !other->excused && !t->excused) {
+                world_wrong(world, "key %s is executed twice: %s and %s", t->doc->key, other->gtid, t->gtid);
+            }
+        }
+    }
+}
+
+void check_committed(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared,
+                     const char *how) {
+    struct txn_book *t = find_gtid(world, gtid);
+    if (t == NULL || !t->branches[participant].takes_part) {
+        world_wrong(world, "p%u commits %s, which has no such branch", participant + 1, gtid);
+    }
+    struct branch *b = &t->branches[participant];
+    bool outside = b->outside;
+    if (prepared && !outside) {
+        if (!t->durable || !t->announced) {
+            world_wrong(world, "%s is committed at p%u and nobody decided so", gtid, participant + 1);
+        }
+        if (b->xid != xid) {
+            world_wrong(world, "%s at p%u: xid %llu is committed, the decision lists %llu", gtid, participant + 1,
+                        (unsigned long long)xid, (unsigned long long)b->xid);
+        }
+    }
+    if (!prepared && !t->one && !outside) {
+        world_wrong(world, "%s is committed at p%u without having been prepared (%s)", gtid, participant + 1, how);
+    }
+    b->state = COMMITTED;
+    if (t->acked_abort && !t->excused) {
+        world_wrong(world, "%s was acknowledged as aborted and appears at p%u (%s)", gtid, participant + 1, how);
+    }
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        if (t->branches[p].writes && t->branches[p].state == ROLLED_BACK && !t->excused) {
+            world_wrong(world, "%s is committed at p%u and was rolled back at p%u", gtid, participant + 1, p + 1);
+        }
+    }
+    check_key(world, t);
+    sim_coverage.one_phase += t->one ? 1u : 0u;
+}
+
+void check_rolled_back(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared,
+                       const char *how) {
+    struct txn_book *t = find_gtid(world, gtid);
+    if (t == NULL) {
+        world_wrong(world, "p%u rolls back %s, which nobody accepted", participant + 1, gtid);
+    }
+    struct branch *b = &t->branches[participant];
+    if (b->state == COMMITTED || !b->takes_part) {
+        return; /* a late duplicate that never got anywhere */
+    }
+    b->state = ROLLED_BACK;
+    if (b->outside) {
+        return;
+    }
+    if (prepared && t->announced && !b->human) {
+        world_wrong(world, "%s is committed and rolled back at p%u, xid %llu (%s)", gtid, participant + 1,
+                    (unsigned long long)xid, how);
+    }
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        if (t->branches[p].state == COMMITTED && !t->excused) {
+            world_wrong(world, "%s is committed at p%u and rolled back at p%u (%s)", gtid, p + 1, participant + 1, how);
+        }
+    }
+}
+
+void check_history_lost(struct world *world, const char *gtid, uint32_t participant, uint64_t xid,
+                        bool prepared_again) {
+    struct txn_book *t = find_gtid(world, gtid);
+    if (t == NULL) {
+        return;
+    }
+    struct branch *b = &t->branches[participant];
+    world_trace(world, "check", "lost", "%s p%u xid %llu%s", gtid, participant + 1, (unsigned long long)xid,
+                prepared_again ? " (prepared again)" : "");
+    sim_coverage.history_lost++;
+    t->excused = b->excused = true;
+    b->state = prepared_again ? PREPARED : NOTHING;
+}
+
+void check_outside_hand(struct world *world, const char *gtid, uint32_t participant) {
+    struct txn_book *t = find_gtid(world, gtid);
+    assert(t != NULL);
+    struct branch *b = &t->branches[participant];
+    b->risen = b->excused && b->state == PREPARED;
+    t->excused = b->excused = b->outside = true;
+    sim_coverage.outside++;
+}
+
+void check_ended_inside(struct world *world, const char *gtid, uint32_t participant) {
+    struct txn_book *t = find_gtid(world, gtid);
+    assert(t != NULL);
+    t->excused = t->branches[participant].excused = t->branches[participant].outside = true;
+    sim_coverage.broken++;
+}
+
+void check_stranger(struct world *world, const char *gid, uint32_t participant, bool ours) {
+    world_trace(world, "check", "stranger", "%s p%u%s", gid, participant + 1, ours ? " (a gid of ours)" : "");
+    sim_coverage.strangers++;
+}
+
+bool check_gid_is_ours(const struct world *world, const char *gid) {
+    (void)world;
+    enum ls_gid_form form;
+    struct ls_gtid gtid;
+    char participant[LS_PARTICIPANT_MAX + 1];
+    return ls_gid_parse(gid, &form, &gtid, participant) == LS_OK && strcmp(gtid.coordinator, SIM_COORDINATOR) == 0 &&
+           strcmp(gtid.incarnation, SIM_INCARNATION) == 0;
+}
+
+void check_stranger_finished(struct world *world, const char *gid, uint32_t participant, bool committed,
+                             const char *how) {
+    if (committed) {
+        world_wrong(world, "a stranger's transaction %s at p%u was committed (%s)", gid, participant + 1, how);
+    }
+    if (!check_gid_is_ours(world, gid)) {
+        world_wrong(world, "a stranger's transaction %s at p%u was touched (%s)", gid, participant + 1, how);
+    }
+}
+
+bool check_left_to_human(const struct world *world, const char *gid, uint32_t participant) {
+    enum ls_gid_form form;
+    struct ls_gtid gtid;
+    char name[LS_PARTICIPANT_MAX + 1];
+    const struct txn_book *t =
+        ls_gid_parse(gid, &form, &gtid, name) == LS_OK ? find(world, gtid.epoch, gtid.sequence) : NULL;
+    return t != NULL && t->branches[participant].human;
+}
+
+/* ----------------------------------------------------------------- clients */
+
+void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack) {
+    struct txn_book *t = need(world, epoch, sequence, "answer");
+    switch (ack) {
+    case CHECK_ACK_ABORTED:
+        if ((t->announced || t->acked_commit) && !t->excused) {
+            world_wrong(world, "%s is committed and a client is told aborted", t->gtid);
+        }
+        for (uint32_t p = 0; p < world->options.participants; p++) {
+            if (t->branches[p].state == COMMITTED && !t->excused) {
+                world_wrong(world, "%s is committed at p%u and a client is told aborted", t->gtid, p + 1);
+            }
+        }
+        t->acked_abort = true;
+        break;
+    case CHECK_ACK_COMMITTED:
+    case CHECK_ACK_APPLIED:
+        if (t->acked_abort && !t->excused) {
+            world_wrong(world, "%s was acknowledged as aborted, and now as committed", t->gtid);
+        }
+        for (uint32_t p = 0; p < world->options.participants; p++) {
+            const struct branch *b = &t->branches[p];
+            if (!b->writes || b->excused) {
+                continue;
+            }
+            if (!t->one && !t->durable) {
+                world_wrong(world, "%s is acknowledged and its decision is not on the medium", t->gtid);
+            }
+            if ((ack == CHECK_ACK_APPLIED || t->one) && b->state != COMMITTED) {
+                world_wrong(world, "%s is acknowledged as applied and is not committed at p%u", t->gtid, p + 1);
+            }
+        }
+        t->acked_commit = true;
+        break;
+    case CHECK_ACK_HAZARD:
+        if (!t->excused) {
+            world_wrong(world, "a client is told that %s is a hazard and nobody touched it", t->gtid);
+        }
+        break;
+    }
+}
+
+/* ------------------------------------------------------------------ the end */
+
+static void check_txn_end(struct world *world, const struct txn_book *t) {
+    uint32_t committed = 0, missing = 0, broken_at = 0;
+    bool reported = false, risen = false;
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        const struct branch *b = &t->branches[p];
+        reported = reported || b->hazard;
+        risen = risen || b->risen; /* back from the dead, and then finished by an outside hand: nobody can know */
+        if (!b->takes_part || !b->writes) {
+            continue;
+        }
+        if (pg_branch_fate(world, t->gtid, p) == PG_COMMITTED) {
+            committed++;
+        } else {
+            missing++;
+            broken_at = p + 1;
+        }
+    }
+    sim_coverage.committed += missing == 0 && committed > 0 ? 1u : 0u;
+    sim_coverage.aborted += committed == 0 && missing > 0 ? 1u : 0u;
+    sim_coverage.read_only += committed + missing == 0 ? 1u : 0u;
+    if (!t->excused) {
+        if (committed > 0 && missing > 0) {
+            world_wrong(world, "%s ends committed on %u and not on p%u", t->gtid, committed, broken_at);
+        }
+        if ((t->acked_commit || t->announced) && missing > 0) {
+            world_wrong(world, "%s was committed and is not there at p%u at the end", t->gtid, broken_at);
+        }
+        if (t->acked_abort && committed > 0) {
+            world_wrong(world, "%s was acknowledged as aborted and is there at the end", t->gtid);
+        }
+        return;
+    }
+    /* Broken from outside: whatever is missing of a decided transaction must have been said. */
+    bool human = false;
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        human = human || t->branches[p].human;
+    }
+    if (t->announced && missing > 0 && !reported && !human && !risen &&
+        coord_keeps(world, t->epoch, t->sequence) != COORD_BEYOND) {
+        world_wrong(world, "%s was decided, is missing at p%u, and nobody reported a hazard", t->gtid, broken_at);
+    }
+}
+
+void check_end(struct world *world) {
+    check_log_keeps(world);
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (const struct txn_book *t = world->check->buckets[i]; t != NULL; t = t->next) {
+            check_txn_end(world, t);
+        }
+    }
+}
+
+void check_start(struct world *world) {
+    world->check = calloc(1, sizeof *world->check);
+    assert(world->check != NULL);
+}
+
+void check_stop(struct world *world) {
+    if (world->check == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (struct txn_book *t = world->check->buckets[i]; t != NULL;) {
+            struct txn_book *next = t->next;
+            free(t);
+            t = next;
+        }
+    }
+    free(world->check);
+    world->check = NULL;
+}

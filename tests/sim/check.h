@@ -1,0 +1,95 @@
+/*
+ * check.h: what must be true, looked at whenever something happens that could break it.
+ *
+ * The checkers see the world from above: they know every document, every branch on every server, what the medium of the
+ * log's disk holds, and what clients were told. They keep books of their own and ask neither engine nor agent what
+ * happened.
+ *
+ *   atomicity     no branch is committed while another of the same transaction is rolled back, or ever will be
+ *   decision      no COMMIT leaves, and no branch is committed, before the decision is on the medium; only the listed
+ * xid is committed durability    what a client was told stays true: committed is there at the end, aborted never
+ * appears presumption   a live transaction's branch is never answered with abort; a decided one never rolled back once
+ * a branch is prepared at most once; a key executes at most one document, once strangers     a gid that is not ours is
+ * never touched; a stranger under one of our gids is never committed hazards       a broken branch of a decided
+ * transaction is reported, and nothing else ever is An outside hand and a failover that lost WAL excuse the
+ * transactions they hit from atomicity, never from the report.
+ */
+#ifndef SIM_CHECK_H
+#define SIM_CHECK_H
+
+#include "tests/sim/world.h"
+
+struct sim_doc;
+
+#define SIM_COORDINATOR "sim"
+#define SIM_INCARNATION "0123456789ab"
+
+void check_start(struct world *world);
+void check_stop(struct world *world);
+void check_end(struct world *world);
+
+/* ---- from the coordinator's host */
+void check_accepted(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
+                    const struct sim_doc *doc);
+void check_decide_sent(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, bool commit,
+                       uint64_t xid);
+/* The decision goes into the log: these are the bytes that prove it on the medium. */
+void check_decision_logged(struct world *world, uint32_t epoch, uint64_t sequence, const char *first_gid,
+                           uint64_t position);
+/* Bytes that reached the medium of the log's disk. */
+void check_medium(struct world *world, const uint8_t *bytes, size_t length);
+void check_decision_announced(struct world *world, uint32_t epoch, uint64_t sequence);
+void check_hazard_reported(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant);
+enum check_verdict {
+    CHECK_VERDICT_COMMIT,
+    CHECK_VERDICT_ABORT,
+    CHECK_VERDICT_STRANGER,
+    CHECK_VERDICT_HUMAN,
+    CHECK_VERDICT_OTHER
+};
+void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, uint64_t xid,
+                   bool live, enum check_verdict verdict);
+/* Every decision that somebody may still ask for must be found. */
+void check_log_keeps(struct world *world);
+
+/* ---- from the servers */
+void check_prepared(struct world *world, const char *gtid, uint32_t participant, uint64_t xid);
+void check_committed(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared,
+                     const char *how);
+void check_rolled_back(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared,
+                       const char *how);
+void check_history_lost(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared_again);
+void check_outside_hand(struct world *world, const char *gtid, uint32_t participant);
+/* A statement of the branch has committed behind everybody's back. */
+void check_ended_inside(struct world *world, const char *gtid, uint32_t participant);
+void check_stranger(struct world *world, const char *gid, uint32_t participant, bool ours);
+void check_stranger_finished(struct world *world, const char *gid, uint32_t participant, bool committed,
+                             const char *how);
+bool check_gid_is_ours(const struct world *world, const char *gid);
+/* True when nobody but a human may finish this branch. */
+bool check_left_to_human(const struct world *world, const char *gid, uint32_t participant);
+
+/* ---- from the clients */
+enum check_ack { CHECK_ACK_COMMITTED, CHECK_ACK_APPLIED, CHECK_ACK_ABORTED, CHECK_ACK_HAZARD };
+void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack);
+
+/* Counted over a run, for the report of main.c: what the seeds have covered. */
+#define SIM_COVERAGE(X)                                                                                            \
+    X(transactions)                                                                                                \
+    X(committed)                                                                                                   \
+    X(aborted)                                                                                                     \
+    X(one_phase)                                                                                                   \
+    X(read_only)                                                                                                   \
+    X(hazards)                                                                                                     \
+    X(strangers) X(outside) X(history_lost) X(coord_crashes) X(machine_crashes) X(agent_crashes) X(server_crashes) \
+        X(failovers) X(links) X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit)    \
+            X(verdict_pending) X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures)      \
+                X(log_cuts) X(drops) X(cancelled) X(refusals) X(broken) X(pauses)
+struct sim_coverage {
+#define X(name) uint64_t name;
+    SIM_COVERAGE(X)
+#undef X
+};
+extern struct sim_coverage sim_coverage;
+
+#endif

@@ -1,0 +1,349 @@
+/* net.c: see net.h. */
+#include "tests/sim/net.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/frame.h"
+#include "tests/sim/agent_host.h"
+#include "tests/sim/check.h"
+#include "tests/sim/coord_host.h"
+
+#define LINKS_MAX 64u
+#define QUEUE_MAX 512u
+
+enum side { COORD = 0, AGENT = 1 };
+
+struct packet {
+    uint8_t *bytes;
+    size_t length;
+    uint64_t at_us;
+};
+
+/* What one end has yet to receive, in order. */
+struct stream {
+    struct packet queue[QUEUE_MAX];
+    uint32_t head, count;
+    uint64_t last_at_us; /* nothing may arrive before this */
+    bool scheduled;      /* a delivery call is in the event queue */
+    bool silent;         /* nothing is delivered until the receiver gives up */
+    bool ending;         /* after the last packet the receiver hears that the link is gone */
+};
+
+struct link {
+    uint64_t number; /* 0: free */
+    uint32_t participant;
+    uint64_t life;        /* of the agent process */
+    uint64_t heard_us[2]; /* when this side last received something */
+    bool open[2];         /* this side still has its end */
+    struct stream in[2];  /* towards this side */
+};
+
+struct sim_net {
+    struct link *links[LINKS_MAX];
+    uint64_t next_number;
+};
+
+static void pump(struct world *world, uint64_t slot_side, uint64_t number);
+static void dead_timer(struct world *world, uint64_t slot_side, uint64_t number);
+
+static struct link *find(struct world *world, uint64_t number, uint64_t *ret_slot) {
+    struct sim_net *net = world->net;
+    struct link *link = net->links[number % LINKS_MAX];
+    if (link == NULL || link->number != number) return NULL;
+    if (ret_slot != NULL) *ret_slot = number % LINKS_MAX;
+    return link;
+}
+
+static void drop_from(struct stream *stream, uint32_t keep) {
+    while (stream->count > keep) {
+        uint32_t at = (stream->head + --stream->count) % QUEUE_MAX;
+        free(stream->queue[at].bytes);
+        stream->queue[at].bytes = NULL;
+    }
+}
+
+static void free_link(struct world *world, struct link *link) {
+    drop_from(&link->in[COORD], 0);
+    drop_from(&link->in[AGENT], 0);
+    world->net->links[link->number % LINKS_MAX] = NULL;
+    free(link);
+}
+
+static void free_if_closed(struct world *world, struct link *link) {
+    if (!link->open[COORD] && !link->open[AGENT]) free_link(world, link);
+}
+
+static void schedule(struct world *world, struct link *link, enum side to, uint64_t at_us) {
+    struct stream *stream = &link->in[to];
+    if (stream->scheduled) return;
+    stream->scheduled = true;
+    uint64_t delay = at_us > world->now_us ? at_us - world->now_us : 0;
+    world_after(world, delay, pump, link->number % LINKS_MAX * 2 + to, link->number);
+}
+
+static uint64_t message_delay(struct world *world) {
+    return rng_delay(&world->rng, world->healed ? 100 : world->options.net_us);
+}
+
+/* The receiver hears that the link is gone, after what is still queued for it. */
+static void end_stream(struct world *world, struct link *link, enum side to) {
+    struct stream *stream = &link->in[to];
+    if (!link->open[to] || stream->ending) return;
+    stream->ending = true;
+    stream->silent = false;
+    uint64_t at = world->now_us + message_delay(world);
+    if (at > stream->last_at_us) stream->last_at_us = at;
+    schedule(world, link, to, stream->count > 0 ? stream->queue[stream->head].at_us : stream->last_at_us);
+}
+
+static void close_end(struct world *world, struct link *link, enum side side) {
+    link->open[side] = false;
+    drop_from(&link->in[side], 0);
+    end_stream(world, link, side == COORD ? AGENT : COORD);
+}
+
+static void tell_down(struct world *world, struct link *link, enum side side) {
+    uint64_t number = link->number;
+    uint32_t participant = link->participant;
+    uint64_t life = link->life;
+    world_trace(world, "net", "down", "link %llu p%u noticed by %s", (unsigned long long)number, participant + 1,
+                side == COORD ? "coordinator" : "agent");
+    link->open[side] = false;
+    drop_from(&link->in[side], 0);
+    link->in[side].ending = true;
+    end_stream(world, link, side == COORD ? AGENT : COORD);
+    free_if_closed(world, link);
+    if (side == COORD)
+        coord_link_down(world, number);
+    else
+        agent_host_link_down(world, participant, life, number);
+}
+
+/* Hands over everything that is due towards one side. */
+static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
+    enum side to = (enum side)(slot_side % 2);
+    struct link *link = find(world, number, NULL);
+    if (link == NULL) return;
+    struct stream *stream = &link->in[to];
+    stream->scheduled = false;
+    if (!link->open[to] || stream->silent) return;
+    uint64_t paused =
+        to == COORD ? coord_paused_until(world) : agent_host_paused_until(world, link->participant, link->life);
+    if (paused > world->now_us) {
+        schedule(world, link, to, paused);
+        return;
+    }
+    if (stream->count > 0) {
+        struct packet packet = stream->queue[stream->head];
+        if (packet.at_us <= world->now_us) {
+            stream->queue[stream->head].bytes = NULL;
+            stream->head = (stream->head + 1) % QUEUE_MAX;
+            stream->count--;
+            link->heard_us[to] = world->now_us;
+            if (to == COORD)
+                coord_frame(world, number, packet.bytes, packet.length);
+            else
+                agent_host_frame(world, link->participant, link->life, number, packet.bytes, packet.length);
+            free(packet.bytes);
+            link = find(world, number, NULL); /* the receiver may have closed it */
+            if (link == NULL) return;
+            stream = &link->in[to];
+        }
+        if (!link->open[to]) return;
+        if (stream->count > 0) {
+            schedule(world, link, to, stream->queue[stream->head].at_us);
+            return;
+        }
+    }
+    if (stream->ending) {
+        if (stream->last_at_us > world->now_us)
+            schedule(world, link, to, stream->last_at_us);
+        else
+            tell_down(world, link, to);
+    }
+}
+
+static void send_to(struct world *world, uint64_t number, enum side to, const Lockstep__Frame *frame) {
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || !link->open[to] || !link->open[1 - to])
+        return; /* written into a socket whose other end is gone: the sender will notice */
+    struct stream *stream = &link->in[to];
+    if (stream->ending) return;
+    size_t size = frame_size(frame);
+    uint8_t *bytes = malloc(size);
+    struct ls_error err;
+    assert(bytes != NULL);
+    if (frame_encode(frame, bytes, size, &err) != LS_OK) {
+        free(bytes);
+        world_wrong(world, "a frame cannot be encoded: %s", err.text);
+    }
+    assert(stream->count < QUEUE_MAX);
+    uint64_t at = world->now_us + message_delay(world);
+    if (at < stream->last_at_us) at = stream->last_at_us;
+    stream->last_at_us = at;
+    stream->queue[(stream->head + stream->count++) % QUEUE_MAX] = (struct packet){bytes, size, at};
+    if (!stream->silent) schedule(world, link, to, stream->queue[stream->head].at_us);
+}
+
+void net_send_to_coord(struct world *world, uint64_t link, const Lockstep__Frame *frame) {
+    send_to(world, link, COORD, frame);
+}
+
+void net_send_to_agent(struct world *world, uint64_t link, const Lockstep__Frame *frame) {
+    send_to(world, link, AGENT, frame);
+}
+
+void net_close(struct world *world, uint64_t number, bool by_coord) {
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || !link->open[by_coord ? COORD : AGENT]) return;
+    close_end(world, link, by_coord ? COORD : AGENT);
+    free_if_closed(world, link);
+}
+
+static void gone(struct world *world, enum side side, uint32_t participant) {
+    for (size_t i = 0; i < LINKS_MAX; i++) {
+        struct link *link = world->net->links[i];
+        if (link == NULL || !link->open[side] || (side == AGENT && link->participant != participant)) continue;
+        struct stream *out = &link->in[side == COORD ? AGENT : COORD];
+        /* what the dead process wrote may have left, or not */
+        if (!out->ending && out->count > 0) drop_from(out, (uint32_t)rng_below(&world->rng, out->count + 1));
+        close_end(world, link, side);
+        free_if_closed(world, link);
+    }
+}
+
+void net_coord_gone(struct world *world) {
+    gone(world, COORD, 0);
+}
+
+void net_agent_gone(struct world *world, uint32_t participant) {
+    gone(world, AGENT, participant);
+}
+
+/* ------------------------------------------------------------------- faults */
+
+/* Both directions lose a suffix; both ends hear of it, each in its own time. A late one keeps its frames for a long
+ * while, so that they reach a coordinator or an agent that has gone on to another link. */
+static void reset_link(struct world *world, struct link *link) {
+    sim_coverage.resets++;
+    world_trace(world, "net", "reset", "link %llu p%u", (unsigned long long)link->number, link->participant + 1);
+    bool late = world_fault(world, world->options.late_pm);
+    enum side slow = rng_below(&world->rng, 2) == 0 ? COORD : AGENT;
+    for (enum side to = COORD; to <= AGENT; to++) {
+        struct stream *stream = &link->in[to];
+        if (!link->open[to] || stream->ending) continue;
+        drop_from(stream, (uint32_t)rng_below(&world->rng, stream->count + 1));
+        if (late && to == slow) {
+            uint64_t stretch = rng_between(&world->rng, 100 * MS, 3 * SECOND);
+            for (uint32_t i = 0; i < stream->count; i++) stream->queue[(stream->head + i) % QUEUE_MAX].at_us += stretch;
+            stream->last_at_us += stretch;
+        }
+        end_stream(world, link, to);
+    }
+}
+
+static void reset_timer(struct world *world, uint64_t slot, uint64_t number) {
+    (void)slot;
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || world->healed) return;
+    reset_link(world, link);
+}
+
+static void silence_timer(struct world *world, uint64_t slot, uint64_t number) {
+    (void)slot;
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || world->healed) return;
+    enum side to = rng_below(&world->rng, 2) == 0 ? COORD : AGENT;
+    if (!link->open[to] || link->in[to].ending || link->in[to].silent) return;
+    world_trace(world, "net", "silence", "link %llu p%u towards %s", (unsigned long long)number, link->participant + 1,
+                to == COORD ? "coordinator" : "agent");
+    link->in[to].silent = true;
+    link->heard_us[to] = world->now_us;
+    world_after(world, LS_PEER_DEAD_MS * MS, dead_timer, number % LINKS_MAX * 2 + to, number);
+}
+
+/* The receiver of a silent direction gives up. What was under way is lost for it; its own direction loses a suffix. */
+static void dead_timer(struct world *world, uint64_t slot_side, uint64_t number) {
+    enum side to = (enum side)(slot_side % 2);
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || !link->open[to] || !link->in[to].silent) return;
+    drop_from(&link->in[to], 0);
+    link->in[to].silent = false;
+    struct stream *back = &link->in[1 - to];
+    if (link->open[1 - to] && !back->ending) drop_from(back, (uint32_t)rng_below(&world->rng, back->count + 1));
+    tell_down(world, link, to);
+}
+
+void net_heal(struct world *world) {
+    for (size_t i = 0; i < LINKS_MAX; i++) {
+        struct link *link = world->net->links[i];
+        for (enum side to = COORD; link != NULL && to <= AGENT; to++) {
+            if (link->open[to] && link->in[to].silent) {
+                link->in[to].silent = false;
+                link->in[to].last_at_us = world->now_us;
+                for (uint32_t p = 0; p < link->in[to].count; p++)
+                    link->in[to].queue[(link->in[to].head + p) % QUEUE_MAX].at_us = world->now_us;
+                if (link->in[to].count > 0) schedule(world, link, to, world->now_us);
+            }
+        }
+    }
+}
+
+/* -------------------------------------------------------------------- dial */
+
+static void dial_arrives(struct world *world, uint64_t participant, uint64_t life) {
+    uint64_t paused = agent_host_paused_until(world, (uint32_t)participant, life);
+    paused = coord_paused_until(world) > paused ? coord_paused_until(world) : paused;
+    if (paused > world->now_us) {
+        world_after(world, paused - world->now_us, dial_arrives, participant, life);
+        return;
+    }
+    struct sim_net *net = world->net;
+    uint64_t number = 0;
+    if (coord_listens(world)) {
+        for (uint64_t tries = 0; tries < LINKS_MAX && number == 0; tries++) {
+            uint64_t next = ++net->next_number;
+            if (net->links[next % LINKS_MAX] == NULL) number = next;
+        }
+    }
+    if (number == 0 || world_fault(world, 20)) {
+        agent_host_link_down(world, (uint32_t)participant, life, 0);
+        return;
+    }
+    if (!agent_host_alive(world, (uint32_t)participant, life)) return;
+    struct link *link = calloc(1, sizeof *link);
+    assert(link != NULL);
+    link->number = number;
+    link->participant = (uint32_t)participant;
+    link->life = life;
+    link->open[COORD] = link->open[AGENT] = true;
+    link->heard_us[COORD] = link->heard_us[AGENT] = world->now_us;
+    net->links[number % LINKS_MAX] = link;
+    if (world->options.reset_ms > 0 && !world->healed)
+        world_after(world, rng_delay(&world->rng, world->options.reset_ms * MS), reset_timer, 0, number);
+    if (world->options.silence_ms > 0 && !world->healed)
+        world_after(world, rng_delay(&world->rng, world->options.silence_ms * MS), silence_timer, 0, number);
+    sim_coverage.links++;
+    world_trace(world, "net", "link", "%llu p%u", (unsigned long long)number, (unsigned)participant + 1);
+    coord_link_open(world, number, (uint32_t)participant);
+    agent_host_link_up(world, (uint32_t)participant, life, number);
+}
+
+void net_dial(struct world *world, uint32_t participant, uint64_t life) {
+    world_after(world, 2 * message_delay(world), dial_arrives, participant, life);
+}
+
+void net_start(struct world *world) {
+    world->net = calloc(1, sizeof *world->net);
+    assert(world->net != NULL);
+}
+
+void net_stop(struct world *world) {
+    if (world->net == NULL) return;
+    for (size_t i = 0; i < LINKS_MAX; i++)
+        if (world->net->links[i] != NULL) free_link(world, world->net->links[i]);
+    free(world->net);
+    world->net = NULL;
+}

@@ -1,0 +1,275 @@
+/* world.c: see world.h. */
+#include "tests/sim/world.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "tests/sim/agent_host.h"
+#include "tests/sim/check.h"
+#include "tests/sim/client.h"
+#include "tests/sim/coord_host.h"
+#include "tests/sim/disk.h"
+#include "tests/sim/net.h"
+#include "tests/sim/pg.h"
+
+/* How long the healed world may take: the longest deadline, the longest lock wait of a chain of branches, sweeps and
+ * backoffs. */
+#define HEAL_LIMIT_US (240 * SECOND)
+#define HEAL_LOOK_US (50 * MS)
+#define HEAL_AT_LEAST_US \
+    (3 * SECOND) /* a sweep must have passed: what the last fault did may not have been noticed by anybody yet */
+
+/* In every third world most kinds of faults are left out, so that the others meet each other undisturbed (swarm
+ * testing: Groce and others, 2012). */
+static void focus(struct sim_options *options, struct rng *r) {
+    uint64_t *const faults[] = {
+        &options->coord_crash_ms,  &options->coord_cut_pm,    &options->agent_crash_ms, &options->agent_cut_pm,
+        &options->server_crash_ms, &options->all_crash_pm,    &options->failover_ms,    &options->reset_ms,
+        &options->silence_ms,      &options->late_pm,         &options->pause_ms,       &options->outside_ms,
+        &options->stranger_ms,     &options->disk_cut_pm,     &options->disk_fail_pm,   &options->disk_full_pm,
+        &options->session_drop_pm, &options->prepare_fail_pm, &options->break_pm,       &options->fail_pm,
+        &options->defer_pm,        &options->cancel_pm,       &options->impatient_pm,   &options->retention_ms};
+    if (rng_below(r, 3) != 0) {
+        return;
+    }
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        if (rng_below(r, 10) < 7) {
+            *faults[i] = 0;
+        }
+    }
+}
+
+void sim_options_draw(struct sim_options *options, uint64_t seed) {
+    struct rng rng, *r = &rng;
+    rng_seed(r, seed ^ UINT64_C(0x6f7074696f6e73));
+#define BETWEEN(min, max) rng_between(r, min, max)
+#define O(chance, value) (rng_below(r, 100) < (chance) ? (uint64_t)(value) : 0)
+#define X(name, what, how) options->name = (uint64_t)(how);
+    SIM_OPTIONS(X)
+#undef X
+#undef O
+#undef BETWEEN
+    focus(options, r);
+}
+
+const char *sim_option_at(struct sim_options *options, size_t index, uint64_t **ret_value, const char **ret_what) {
+    static const struct {
+        const char *name, *what;
+        size_t offset;
+    } table[] = {
+#define X(name, what, how) {#name, what, offsetof(struct sim_options, name)},
+        SIM_OPTIONS(X)
+#undef X
+    };
+    if (index >= sizeof table / sizeof table[0]) return NULL;
+    *ret_value = (uint64_t *)(void *)((char *)options + table[index].offset);
+    *ret_what = table[index].what;
+    return table[index].name;
+}
+
+bool sim_option_set(struct sim_options *options, const char *name, uint64_t value) {
+    uint64_t *slot;
+    const char *what, *found;
+    for (size_t i = 0; (found = sim_option_at(options, i, &slot, &what)) != NULL; i++) {
+        if (strcmp(found, name) == 0) {
+            *slot = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+void sim_options_print(FILE *out, struct sim_options *options) {
+    uint64_t *slot;
+    const char *what, *name;
+    for (size_t i = 0; (name = sim_option_at(options, i, &slot, &what)) != NULL; i++)
+        fprintf(out, "  %-18s %8llu  %s\n", name, (unsigned long long)*slot, what);
+}
+
+/* ------------------------------------------------------------------ events */
+
+static bool event_before(const struct world_event *a, const struct world_event *b) {
+    return a->at_us < b->at_us || (a->at_us == b->at_us && a->order < b->order);
+}
+
+void world_after(struct world *world, uint64_t delay_us, world_call call, uint64_t a, uint64_t b) {
+    if (world->heap_count == world->heap_capacity) {
+        world->heap_capacity = world->heap_capacity != 0 ? world->heap_capacity * 2 : 256;
+        world->heap = realloc(world->heap, world->heap_capacity * sizeof *world->heap);
+        assert(world->heap != NULL);
+    }
+    struct world_event event = {world->now_us + delay_us, world->order++, call, a, b};
+    size_t at = world->heap_count++;
+    while (at > 0 && event_before(&event, &world->heap[(at - 1) / 2])) {
+        world->heap[at] = world->heap[(at - 1) / 2];
+        at = (at - 1) / 2;
+    }
+    world->heap[at] = event;
+}
+
+static struct world_event heap_pop(struct world *world) {
+    assert(world->heap_count > 0);
+    struct world_event first = world->heap[0];
+    struct world_event last = world->heap[--world->heap_count];
+    size_t at = 0;
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= world->heap_count) break;
+        if (child + 1 < world->heap_count && event_before(&world->heap[child + 1], &world->heap[child])) child++;
+        if (!event_before(&world->heap[child], &last)) break;
+        world->heap[at] = world->heap[child];
+        at = child;
+    }
+    world->heap[at] = last;
+    return first;
+}
+
+/* ------------------------------------------------------------------- trace */
+
+void world_trace(struct world *world, const char *actor, const char *word, const char *fmt, ...) {
+    char *line = world->trace[world->trace_lines++ % SIM_TRACE_LINES];
+    int length = snprintf(line, SIM_TRACE_BYTES, "%9llu.%03llu %-6s %-10s ", (unsigned long long)(world->now_us / 1000),
+                          (unsigned long long)(world->now_us % 1000), actor, word);
+    va_list args;
+    va_start(args, fmt);
+    int more = vsnprintf(line + length, SIM_TRACE_BYTES - (size_t)length, fmt, args);
+    va_end(args);
+    length += more;
+    if (length > (int)SIM_TRACE_BYTES - 1) length = (int)SIM_TRACE_BYTES - 1;
+    world->trace_hash = XXH3_64bits_withSeed(line, (size_t)length, world->trace_hash);
+    if (world->verbose) puts(line);
+}
+
+void world_print_tail(const struct world *world, FILE *out) {
+    uint64_t count = world->trace_lines < SIM_TRACE_LINES ? world->trace_lines : SIM_TRACE_LINES;
+    for (uint64_t i = world->trace_lines - count; i < world->trace_lines; i++)
+        fprintf(out, "%s\n", world->trace[i % SIM_TRACE_LINES]);
+}
+
+static _Noreturn __attribute__((format(printf, 3, 0))) void end_seed(struct world *world, enum sim_result result,
+                                                                     const char *fmt, va_list args) {
+    vsnprintf(world->why, sizeof world->why, fmt, args);
+    world->result = result;
+    longjmp(world->escape, 1);
+}
+
+void world_wrong(struct world *world, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    end_seed(world, SIM_WRONG, fmt, args);
+}
+
+void world_stuck(struct world *world, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    end_seed(world, SIM_STUCK, fmt, args);
+}
+
+uint64_t world_pause_length(struct world *world) {
+    return rng_delay(&world->rng, rng_below(&world->rng, 4) == 0 ? 8 * SECOND : 300 * MS);
+}
+
+bool world_fault(struct world *world, uint64_t permille) {
+    return !world->healed && rng_permille(&world->rng, permille);
+}
+
+void world_power_failure(struct world *world) {
+    world_trace(world, "world", "power", "everything goes down");
+    pg_crash_all(world);
+    coord_crash(world, true);
+    agents_crash_all(world);
+}
+
+/* --------------------------------------------------------------------- run */
+
+static void run_until(struct world *world, uint64_t until_us) {
+    while (world->heap_count > 0 && world->heap[0].at_us <= until_us) {
+        struct world_event event = heap_pop(world);
+        assert(event.at_us >= world->now_us);
+        world->now_us = event.at_us;
+        world->steps++;
+        event.call(world, event.a, event.b);
+    }
+    world->now_us = until_us;
+}
+
+/* What still keeps the world from being finished; false: nothing. */
+static bool unfinished(struct world *world, char *why, size_t size) {
+    const char *reasons[] = {clients_unfinished(world), coord_unfinished(world), agents_unfinished(world),
+                             pg_unfinished(world)};
+    int length = 0;
+    for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++) {
+        if (reasons[i] != NULL && (size_t)length < size) {
+            length += snprintf(why + length, size - (size_t)length, "%s%s", length > 0 ? "; " : "", reasons[i]);
+        }
+    }
+    return length > 0;
+}
+
+static void live(struct world *world) {
+    check_start(world);
+    disk_start(world);
+    net_start(world);
+    pg_start(world);
+    coord_start(world);
+    agents_start(world);
+    clients_start(world);
+
+    run_until(world, world->options.chaos_ms * MS);
+    world->healed = true;
+    world_trace(world, "world", "heal", "faults are off");
+    net_heal(world);
+    disk_heal(world);
+    uint64_t limit = world->now_us + HEAL_LIMIT_US;
+    run_until(world, world->now_us + HEAL_AT_LEAST_US);
+    char why[400];
+    while (unfinished(world, why, sizeof why)) {
+        if (world->now_us > limit)
+            world_stuck(world, "not finished %llu s after the last fault: %s",
+                        (unsigned long long)(HEAL_LIMIT_US / SECOND), why);
+        run_until(world, world->now_us + HEAL_LOOK_US);
+    }
+    check_end(world);
+}
+
+enum sim_result world_run(struct world *world, uint64_t seed, const struct sim_options *options, bool verbose) {
+    world_clear(world);
+    world->options = *options;
+    world->seed = seed;
+    world->verbose = verbose;
+    world->trace_hash = seed;
+    rng_seed(&world->rng, seed);
+    if (world->trace == NULL) world->trace = calloc(SIM_TRACE_LINES, SIM_TRACE_BYTES);
+    assert(world->trace != NULL);
+    if (setjmp(world->escape) == 0) live(world);
+    return world->result;
+}
+
+void world_clear(struct world *world) {
+    clients_stop(world);
+    agents_stop(world);
+    coord_stop(world);
+    pg_stop(world);
+    net_stop(world);
+    disk_stop(world);
+    check_stop(world);
+    struct world_event *heap = world->heap;
+    size_t capacity = world->heap_capacity;
+    char(*trace)[SIM_TRACE_BYTES] = world->trace;
+    memset(world, 0, sizeof *world);
+    world->heap = heap;
+    world->heap_capacity = capacity;
+    world->trace = trace;
+}
+
+void world_free(struct world *world) {
+    world_clear(world);
+    free(world->heap);
+    free(world->trace);
+    world->heap = NULL;
+    world->trace = NULL;
+    world->heap_capacity = 0;
+}
