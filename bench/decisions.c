@@ -6,31 +6,21 @@
  * (requests made once, answers recognised by their length), because the load shares its processors with what is
  * measured. Counts committed transactions only; anything else ends the run with the answer on stderr.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "bench/bench.h"
+#include "bench/http.h"
 #include "client/opt.h"
 #include "lockstep/status.h"
 
 #define NAME "decisions"
 #define REQUEST_MAX 8192
-#define ANSWER_MAX 16384
 #define EVENTS_MAX 256
-
-struct connection {
-    int fd;
-    uint64_t sent_us;
-    size_t length;
-    char answer[ANSWER_MAX];
-};
 
 struct decisions {
     const char *socket, *wait;
@@ -39,7 +29,7 @@ struct decisions {
     char request[REQUEST_MAX];
     size_t request_length;
     int epoll;
-    struct connection *list;
+    struct http_connection *list;
     uint64_t begin_us, end_us, committed;
     struct bench_samples latencies;
 };
@@ -63,48 +53,10 @@ static int make_request(struct decisions *d) {
     return LS_EXIT_OK;
 }
 
-static int open_connection(struct decisions *d, struct connection *connection) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(d->socket) >= sizeof address.sun_path)
-        return bench_fail(NAME, LS_EXIT_USAGE, "the socket's path is too long");
-    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", d->socket);
-    connection->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connection->fd < 0 || connect(connection->fd, (struct sockaddr *)&address, sizeof address) != 0) {
-        return bench_fail(NAME, LS_EXIT_UNREACHABLE, "%s: %s", d->socket, strerror(errno));
-    }
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
-    if (epoll_ctl(d->epoll, EPOLL_CTL_ADD, connection->fd, &event) != 0) {
-        return bench_fail(NAME, LS_EXIT_ERROR, "epoll: %s", strerror(errno));
-    }
-    return LS_EXIT_OK;
-}
-
-static int send_request(struct decisions *d, struct connection *connection, uint64_t now_us) {
-    connection->length = 0;
-    connection->sent_us = now_us;
-    ssize_t sent = send(connection->fd, d->request, d->request_length, MSG_NOSIGNAL);
-    if (sent != (ssize_t)d->request_length)
-        return bench_fail(NAME, LS_EXIT_ERROR, "the request cannot be sent: %s", strerror(errno));
-    return LS_EXIT_OK;
-}
-
-/* The bytes of the whole answer, 0 while its head is not there. */
-static size_t answer_length(const struct connection *connection) {
-    const char *end = strstr(connection->answer, "\r\n\r\n");
-    const char *length = strstr(connection->answer, "Content-Length: ");
-    if (end == NULL || length == NULL || length > end) return 0;
-    return (size_t)(end + 4 - connection->answer) + strtoul(length + sizeof "Content-Length: " - 1, NULL, 10);
-}
-
-static int on_answer(struct decisions *d, struct connection *connection) {
-    ssize_t got = recv(connection->fd, connection->answer + connection->length, ANSWER_MAX - 1 - connection->length,
-                       MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return LS_EXIT_OK;
-    if (got <= 0) return bench_fail(NAME, LS_EXIT_ERROR, "the connection is gone");
-    connection->length += (size_t)got;
-    connection->answer[connection->length] = '\0';
-    size_t whole = answer_length(connection);
-    if (whole == 0 || connection->length < whole) return LS_EXIT_OK;
+static int on_answer(struct decisions *d, struct http_connection *connection) {
+    enum http_got got = http_receive(connection);
+    if (got == HTTP_LOST) return bench_fail(NAME, LS_EXIT_ERROR, "the connection is gone");
+    if (got == HTTP_NOT_YET) return LS_EXIT_OK;
     if (strncmp(connection->answer, "HTTP/1.1 200 ", 13) != 0 ||
         strstr(connection->answer, "\"state\":\"committed\"") == NULL) {
         return bench_fail(NAME, LS_EXIT_ERROR, "not committed: %s", connection->answer);
@@ -114,14 +66,15 @@ static int on_answer(struct decisions *d, struct connection *connection) {
         d->committed++;
         bench_samples_add(&d->latencies, now_us - connection->sent_us);
     }
-    return now_us < d->end_us ? send_request(d, connection, now_us) : LS_EXIT_OK;
+    return now_us < d->end_us ? http_send(NAME, connection, d->request, d->request_length, now_us) : LS_EXIT_OK;
 }
 
 static int load(struct decisions *d) {
     int exit_status = LS_EXIT_OK;
     for (uint32_t i = 0; i < d->connections && exit_status == LS_EXIT_OK; i++) {
-        exit_status = open_connection(d, &d->list[i]);
-        if (exit_status == LS_EXIT_OK) exit_status = send_request(d, &d->list[i], bench_now_us());
+        exit_status = http_connect(NAME, d->socket, d->epoll, &d->list[i]);
+        if (exit_status == LS_EXIT_OK)
+            exit_status = http_send(NAME, &d->list[i], d->request, d->request_length, bench_now_us());
     }
     d->begin_us = bench_now_us() + (uint64_t)d->warm_up_s * 1000000;
     d->end_us = d->begin_us + (uint64_t)d->seconds * 1000000;

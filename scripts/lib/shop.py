@@ -44,6 +44,9 @@ def server_programs():
 
 
 class Shop:
+    layout = LAYOUT  # cluster, its databases; a participant is named like its database
+    cluster_settings = CLUSTER_SETTINGS
+
     def __init__(self, place, build, settings=None, agent_settings=""):
         """`settings`, `agent_settings`: more lines for the configuration files."""
         self.place, self.build = place, build
@@ -59,12 +62,16 @@ class Shop:
     def lockstep(self, *arguments, **options):
         return self.place.run([self.program("lockstep"), *arguments], **options)
 
+    @property
+    def participants(self):
+        return tuple(name for _, names in self.layout for name in names)
+
     # -- servers
 
     def make_clusters(self):
         """initdb of all at once, then start of all at once."""
         initdbs = []
-        for cluster, names in LAYOUT:
+        for cluster, names in self.layout:
             folder = self.place.make(cluster, for_server=True)
             if len(f"{folder}/.s.PGSQL.{PORT}") > SOCKET_PATH_MAX:
                 raise Problem(f"the path {folder} is too long for a Unix socket: set TMPDIR to a shorter one")
@@ -73,13 +80,13 @@ class Shop:
             initdb = self.place.process(f"initdb-{cluster}", argv, account=self.place.server_account).start()
             initdbs.append(initdb)
             self.cluster_of.update({name: folder for name in names})
-        for initdb, (cluster, _) in zip(initdbs, LAYOUT):
+        for initdb, (cluster, _) in zip(initdbs, self.layout):
             wait_until(lambda: not initdb.running(), 120, f"initdb of {cluster}")
             if initdb.process.returncode != 0:
                 raise Problem(f"initdb failed:\n{tail(initdb.log)}")
             self.place.processes.remove(initdb)
             self.start_cluster(cluster)
-        for cluster, names in LAYOUT:
+        for cluster, names in self.layout:
             server = self.clusters[cluster]
 
             def ready():
@@ -93,7 +100,7 @@ class Shop:
 
     def start_cluster(self, cluster):
         folder = os.path.join(self.place.path, cluster)
-        settings = CLUSTER_SETTINGS.format(folder=folder, port=PORT)
+        settings = self.cluster_settings.format(folder=folder, port=PORT)
         self.place.run(["tee", "-a", f"{folder}/data/postgresql.conf"], as_server=True, stdin=None, input=settings)
         argv = [os.path.join(self.programs, "postgres"), "-D", f"{folder}/data"]
         self.clusters[cluster] = self.place.process(f"postgres-{cluster}", argv, account=self.place.server_account,
@@ -106,16 +113,19 @@ class Shop:
         return psycopg.connect(self.conninfo(participant, user, database), autocommit=True, connect_timeout=5)
 
     def make_databases(self):
-        for _, names in LAYOUT:
+        for _, names in self.layout:
             with self.connect(names[0], database="postgres") as session:
                 session.execute(f"create role lockstep_agent login; create role {APP} login")
                 for name in names:
                     session.execute(f"create database {name}")
-        for name in PARTICIPANTS:
+        for name in self.participants:
             self.lockstep("init-participant", "--apply", self.conninfo(name), "--agent-role", "lockstep_agent",
                           "--app-role", APP)
-            with self.connect(name) as session, open(f"{HERE}/shop/{name}.sql", encoding="utf-8") as sql:
-                session.execute(sql.read())
+            self.make_tables(name)
+
+    def make_tables(self, name):
+        with self.connect(name) as session, open(f"{HERE}/shop/{name}.sql", encoding="utf-8") as sql:
+            session.execute(sql.read())
 
     # -- certificates and configuration
 
@@ -124,7 +134,7 @@ class Shop:
         self.lockstep("pki", "init", "--dir", pki)
         self.lockstep("pki", "issue", "coordinator", COORDINATOR, "--dir", pki)
         self.lockstep("pki", "issue", "app", APP, "--dir", pki)
-        for name in PARTICIPANTS:
+        for name in self.participants:
             self.lockstep("pki", "issue", "agent", name, "--dir", pki)
 
     def tls(self, identity, indent="  "):
@@ -170,6 +180,9 @@ tls:
             self.ports = dict(line.rstrip("\n").split("=", 1) for line in file)
         self.write_coordinator_config()
 
+    def roles(self):
+        return f"  app/{APP}: {APP}\n"
+
     def start_agent(self, name):
         if name not in self.agents:
             # max_prepared_transactions is the cluster's: agents that share one share it
@@ -181,8 +194,7 @@ coordinator:
 database:
   conninfo: "{self.conninfo(name, 'lockstep_agent')}"
 roles:
-  app/{APP}: {APP}
-prepared:
+{self.roles()}prepared:
   share: {share}
 tls:
 {self.tls('agent-' + name)}{self.agent_more}""")
@@ -208,16 +220,16 @@ tls:
         self.make_certificates()
         self.make_databases()
         self.start_coordinator()
-        for name in PARTICIPANTS:
+        for name in self.participants:
             self.start_agent(name)
         self.wait_agents()
 
     # -- looking
 
     def prepared(self):
-        """Prepared transactions of the four databases together."""
+        """Prepared transactions of all databases together."""
         total = 0
-        for name in PARTICIPANTS:
+        for name in self.participants:
             with self.connect(name) as session:
                 total += session.execute("select count(*) from pg_prepared_xacts where database = current_database()").fetchone()[0]
         return total
