@@ -83,6 +83,8 @@ $(B)/lockstep-scenarios: $(B)/obj/tests/scenarios/main.o $(ALL_LIBS)
 $(addprefix $(B)/,$(PROGRAMS) $(TOOLS)):
 	$(say) LINK $@
 	$(Q)$(LINK) -o $@ $(filter %.o,$^) $(libs)
+# Under sanitizers, which own malloc, the linker leads our own allocations to tests/unit/nomem.h.
+$(B)/tests/%nomem: LINK += $(if $(SAN),$(patsubst %,-Wl$(comma)--wrap=%,malloc calloc realloc free strdup abort))
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ALL_LIBS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(LINK) -o $@ $< $(libs) -lcmocka

@@ -331,7 +331,8 @@ static enum ls_status read_list(struct loader *loader, const struct conf_key *ke
     return LS_OK;
 }
 
-/* The key of a mapping's entry: a plain word, so that paths stay readable, or a lone "*" ("all others", in a map of free keys). */
+/* The key of a mapping's entry: a plain word, so that paths stay readable, or a lone "*" ("all others", in a map of
+ * free keys). */
 static const char *entry_key(struct loader *loader, const yaml_node_pair_t *pair, const char *path,
                              struct place *ret_place, enum ls_status *ret_status) {
     const yaml_node_t *node = visit(loader, pair->key, path, ret_status);
@@ -452,7 +453,8 @@ static enum ls_status read_section(struct loader *loader, const yaml_node_t *nod
 }
 
 static enum ls_status parser_failed(const struct loader *loader, const yaml_parser_t *parser) {
-    if (parser->error == YAML_MEMORY_ERROR) return no_memory(loader->err);
+    /* libyaml does not always say it when memory was short; everything else has a reason */
+    if (parser->error == YAML_MEMORY_ERROR || parser->error == YAML_NO_ERROR) return no_memory(loader->err);
     struct place place = {loader->name, (unsigned)parser->problem_mark.line + 1};
     return wrong(loader->err, &place, "not YAML", parser->problem ? parser->problem : "cannot be read", NULL);
 }
@@ -560,6 +562,7 @@ static enum ls_status load(struct loader *loader, const char *text, size_t lengt
 /* The whole file, at most one byte more than allowed (which read_text refuses). */
 static enum ls_status slurp(const char *file, char **ret_text, size_t *ret_length, struct ls_error *err) {
     FILE *in = fopen(file, "rbe");
+    if (!in && errno == ENOMEM) return no_memory(err);
     if (!in) return ls_fail(err, LS_ERR_CONFIG, "%s: cannot be opened: %s", file, strerror(errno));
     char *text = malloc(CONF_FILE_MAX + 1);
     if (!text) {

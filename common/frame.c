@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/text.h"
@@ -316,6 +317,23 @@ static enum ls_status check_body(const Lockstep__Frame *frame, struct ls_error *
     return ls_fail(err, LS_ERR_PROTOCOL, "frame has no body of a kind known here");
 }
 
+static void *frame_alloc(void *context, size_t size) {
+    struct frame_memory *memory = context;
+    void *block = malloc(size);
+    if (!block && size > 0) memory->exhausted = true;
+    return block;
+}
+
+static void frame_free(void *context, void *block) {
+    (void)context;
+    free(block);
+}
+
+void frame_memory_init(struct frame_memory *memory) {
+    *memory = (struct frame_memory){.allocator = {.alloc = frame_alloc, .free = frame_free, .allocator_data = memory},
+                                    .exhausted = false};
+}
+
 enum ls_status frame_decode(const uint8_t *data, size_t length, Lockstep__Frame **ret_frame, struct ls_error *err) {
     size_t need = 0;
     enum ls_status status = frame_peek(data, length, &need, err);
@@ -323,7 +341,10 @@ enum ls_status frame_decode(const uint8_t *data, size_t length, Lockstep__Frame 
     if (need == 0 || need != length) {
         return ls_fail(err, LS_ERR_PROTOCOL, "frame of %zu bytes where its header says %zu", length, need);
     }
-    Lockstep__Frame *frame = lockstep__frame__unpack(NULL, length - FRAME_HEADER, data + FRAME_HEADER);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__Frame *frame = lockstep__frame__unpack(&memory.allocator, length - FRAME_HEADER, data + FRAME_HEADER);
+    if (!frame && memory.exhausted) return ls_fail(err, LS_ERR_NOMEM, "out of memory for a frame");
     if (!frame) return ls_fail(err, LS_ERR_PROTOCOL, "frame is no message of this protocol");
     if (lockstep__frame__get_packed_size(frame) != length - FRAME_HEADER) {
         status = ls_fail(err, LS_ERR_PROTOCOL, "frame is not in canonical form, or a string in it holds a NUL byte");

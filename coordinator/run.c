@@ -140,7 +140,11 @@ enum ls_status run_resolve(struct run *run, const struct document_arg *arg, cons
     }
     if (result->rows == NULL && result->rows_json != NULL) {
         json_error_t error;
-        result->rows = json_loads(result->rows_json, 0, &error);
+        bool exhausted;
+        result->rows = document_json(result->rows_json, strlen(result->rows_json), 0, &error, &exhausted);
+        if (exhausted) {
+            return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+        }
         if (!json_is_array(result->rows)) {
             return ls_fail(err, LS_ERR_INVALID, "the rows of step \"%s\" cannot be read: %s", name, error.text);
         }

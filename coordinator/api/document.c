@@ -618,16 +618,36 @@ static enum ls_status walk_document(struct walk *walk, const json_t *root) {
     return LS_OK;
 }
 
+/* When memory is short jansson may say nothing, or call the text an invalid token. */
+static bool json_exhausted;
+
+static void *json_alloc(size_t size) {
+    void *memory = malloc(size);
+    json_exhausted |= memory == NULL;
+    return memory;
+}
+
+json_t *document_json(const char *text, size_t length, size_t flags, json_error_t *error, bool *ret_exhausted) {
+    json_set_alloc_funcs(json_alloc, free);
+    json_exhausted = false;
+    json_t *root = json_loadb(text, length, flags, error);
+    *ret_exhausted = root == NULL && json_exhausted;
+    return root;
+}
+
 enum ls_status document_parse(const char *body, size_t length, const struct document_limits *limits,
                               struct document **ret_document, struct document_error *error) {
     assert(limits->statements <= UINT16_MAX && limits->participants <= LS_PARTICIPANTS_PER_TXN_CEILING);
     struct walk walk = {.limits = limits, .error = error};
     json_error_t json_error;
-    json_t *root = json_loadb(body, length, JSON_REJECT_DUPLICATES, &json_error);
+    bool exhausted;
+    json_t *root = document_json(body, length, JSON_REJECT_DUPLICATES, &json_error, &exhausted);
     if (root == NULL) {
-        bool memory = json_error_code(&json_error) == json_error_out_of_memory;
-        return fail(&walk, memory ? LS_ERR_NOMEM : LS_ERR_INVALID, memory ? "no_memory" : "invalid_json", "",
-                    "line %d column %d: %s", json_error.line, json_error.column, json_error.text);
+        if (exhausted) {
+            return fail(&walk, LS_ERR_NOMEM, "no_memory", "", "out of memory");
+        }
+        return fail(&walk, LS_ERR_INVALID, "invalid_json", "", "line %d column %d: %s", json_error.line,
+                    json_error.column, json_error.text);
     }
     struct document *document = calloc(1, sizeof *document);
     if (document == NULL) {

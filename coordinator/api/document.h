@@ -91,6 +91,9 @@ enum ls_status document_parse(const char *body, size_t length, const struct docu
 /* NULL is fine. */
 void document_free(struct document *document);
 
+/* json_loadb() that tells bad text from short memory. Main thread only. */
+json_t *document_json(const char *text, size_t length, size_t flags, json_error_t *error, bool *ret_exhausted);
+
 /* "500ms", "30s", "5min", "1h": digits and a unit. LS_ERR_INVALID leaves *ret_ms alone. */
 enum ls_status document_duration(const char *text, uint64_t *ret_ms) LS_MUST_CHECK;
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/frame.h"
 #include "lockstep.pb-c.h"
 
 #define FIRST_BUCKETS 1024u
@@ -85,6 +86,15 @@ void recovery_free(struct recovery *r) {
     free(r->participants);
     free(r->keys);
     free(r);
+}
+
+/* A payload that could not be unpacked, or says what cannot be. */
+static enum ls_status senseless(const struct frame_memory *memory, const char *what, uint64_t position,
+                                struct ls_error *err) {
+    if (memory->exhausted) {
+        return ls_fail(err, LS_ERR_NOMEM, "replaying the log");
+    }
+    return ls_fail(err, LS_ERR_CORRUPT, "%s record at %llu makes no sense", what, (unsigned long long)position);
 }
 
 /* ------------------------------------------------------------- decisions */
@@ -194,12 +204,14 @@ static enum ls_status take_key(struct recovery *r, const Lockstep__LogCommit *c,
 
 static enum ls_status on_commit(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                 struct ls_error *err) {
-    Lockstep__LogCommit *c = lockstep__log_commit__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogCommit *c = lockstep__log_commit__unpack(&memory.allocator, length, payload);
     if (c == NULL || !commit_is_sound(c)) {
         if (c != NULL) {
             lockstep__log_commit__free_unpacked(c, NULL);
         }
-        return ls_fail(err, LS_ERR_CORRUPT, "decision record at %llu makes no sense", (unsigned long long)position);
+        return senseless(&memory, "decision", position, err);
     }
     struct decision *d = find_or_add(r, c->epoch, c->sequence);
     enum ls_status status = d == NULL ? LS_ERR_NOMEM : LS_OK;
@@ -224,9 +236,11 @@ static enum ls_status on_commit(struct recovery *r, uint64_t position, const uin
 
 static enum ls_status on_end(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                              struct ls_error *err) {
-    Lockstep__LogEnd *end = lockstep__log_end__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogEnd *end = lockstep__log_end__unpack(&memory.allocator, length, payload);
     if (end == NULL) {
-        return ls_fail(err, LS_ERR_CORRUPT, "end record at %llu makes no sense", (unsigned long long)position);
+        return senseless(&memory, "end", position, err);
     }
     struct decision *d = find_decision(r, end->epoch, end->sequence);
     if (d != NULL && d->committed) {
@@ -241,12 +255,14 @@ static enum ls_status on_end(struct recovery *r, uint64_t position, const uint8_
 
 static enum ls_status on_hazard(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                 struct ls_error *err) {
-    Lockstep__LogHazard *h = lockstep__log_hazard__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogHazard *h = lockstep__log_hazard__unpack(&memory.allocator, length, payload);
     if (h == NULL || h->participant < 1 || h->participant > LS_PARTICIPANT_NUMBER_MAX) {
         if (h != NULL) {
             lockstep__log_hazard__free_unpacked(h, NULL);
         }
-        return ls_fail(err, LS_ERR_CORRUPT, "hazard record at %llu makes no sense", (unsigned long long)position);
+        return senseless(&memory, "hazard", position, err);
     }
     enum ls_status status = LS_OK;
     struct decision *d = find_or_add(r, h->epoch, h->sequence);
@@ -309,14 +325,15 @@ static enum ls_status take_acceptance(struct recovery *r, const char *subject, s
 
 static enum ls_status on_participant(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                      struct ls_error *err) {
-    Lockstep__LogParticipant *record = lockstep__log_participant__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogParticipant *record = lockstep__log_participant__unpack(&memory.allocator, length, payload);
     bool sound = record != NULL && record->number >= 1 && record->number <= LS_PARTICIPANT_NUMBER_MAX &&
                  ls_name_valid(record->name, LS_PARTICIPANT_MAX);
     struct recovery_participant *p = sound ? participant_by_number(r, record->number) : NULL;
     enum ls_status status = LS_OK;
     if (!sound || (p != NULL && p->name[0] != '\0' && strcmp(p->name, record->name) != 0)) {
-        status =
-            ls_fail(err, LS_ERR_CORRUPT, "participant record at %llu makes no sense", (unsigned long long)position);
+        status = senseless(&memory, "participant", position, err);
     } else if (p == NULL) {
         status = ls_fail(err, LS_ERR_NOMEM, "replaying the log");
     } else {
@@ -348,9 +365,11 @@ void recovery_accept_subject(const char *participant, const char *incarnation, c
 
 static enum ls_status on_audit(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                struct ls_error *err) {
-    Lockstep__LogAudit *audit = lockstep__log_audit__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogAudit *audit = lockstep__log_audit__unpack(&memory.allocator, length, payload);
     if (audit == NULL) {
-        return ls_fail(err, LS_ERR_CORRUPT, "audit record at %llu makes no sense", (unsigned long long)position);
+        return senseless(&memory, "audit", position, err);
     }
     enum ls_status status = strcmp(audit->act, "accept") == 0 ? take_acceptance(r, audit->subject, err) : LS_OK;
     lockstep__log_audit__free_unpacked(audit, NULL);
@@ -359,12 +378,14 @@ static enum ls_status on_audit(struct recovery *r, uint64_t position, const uint
 
 static enum ls_status on_epoch(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                struct ls_error *err) {
-    Lockstep__LogEpoch *epoch = lockstep__log_epoch__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogEpoch *epoch = lockstep__log_epoch__unpack(&memory.allocator, length, payload);
     if (epoch == NULL || epoch->epoch == 0) {
         if (epoch != NULL) {
             lockstep__log_epoch__free_unpacked(epoch, NULL);
         }
-        return ls_fail(err, LS_ERR_CORRUPT, "epoch record at %llu makes no sense", (unsigned long long)position);
+        return senseless(&memory, "epoch", position, err);
     }
     if (epoch->epoch > r->last_epoch) {
         r->last_epoch = epoch->epoch;
@@ -375,9 +396,11 @@ static enum ls_status on_epoch(struct recovery *r, uint64_t position, const uint
 
 static enum ls_status on_mark(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                               struct ls_error *err) {
-    Lockstep__LogMark *mark = lockstep__log_mark__unpack(NULL, length, payload);
+    struct frame_memory memory;
+    frame_memory_init(&memory);
+    Lockstep__LogMark *mark = lockstep__log_mark__unpack(&memory.allocator, length, payload);
     if (mark == NULL) {
-        return ls_fail(err, LS_ERR_CORRUPT, "mark record at %llu makes no sense", (unsigned long long)position);
+        return senseless(&memory, "mark", position, err);
     }
     if (mark->running_ms > r->running_ms) {
         r->running_ms = mark->running_ms;

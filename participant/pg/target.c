@@ -148,8 +148,10 @@ enum ls_status pg_target_parse(const char *conninfo, struct pg_target *ret_targe
     PQconninfoOption *options = PQconninfoParse(conninfo, &message);
     if (options == NULL) {
         char line[LS_ERROR_TEXT_MAX];
-        text_copy_line(line, sizeof(line), message);
+        text_copy_line(line, sizeof(line), message != NULL ? message : "");
         PQfreemem(message);
+        if (line[0] == '\0' || strcmp(line, "out of memory") == 0)
+            return ls_fail(err, LS_ERR_NOMEM, "no memory for the connection string");
         return ls_fail(err, LS_ERR_CONFIG, "connection string: %s", line);
     }
     const char *service_name = given(options, "service");

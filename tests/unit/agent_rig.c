@@ -197,12 +197,16 @@ static void note_op(struct rig *rig, const struct agent_effect *e) {
         rig->op = e->op;
 }
 
+void (*rig_around_step)(bool begins);
+
 void rig_step(struct rig *rig, struct agent_event *event) {
     event->now_us = rig->now_us;
     if (event->kind == AEV_WORK && event->work.work == NULL) {
         event->work.work = new_owned(rig);
     }
+    if (rig_around_step != NULL) rig_around_step(true);
     agent_step(rig->agent, event, &rig->effects);
+    if (rig_around_step != NULL) rig_around_step(false);
     rig->trace[0] = '\0';
     for (size_t i = 0; i < rig->effects.count; i++) {
         out_effect(rig, &rig->effects.list[i]);

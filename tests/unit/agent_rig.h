@@ -43,6 +43,9 @@ struct rig {
     char trace[16384];
 };
 
+/* Called before (true) and after each agent_step(), unless NULL: for a test that counts what happens inside it. */
+extern void (*rig_around_step)(bool begins);
+
 /* A new agent; nothing has happened yet. `change` may adjust the configuration. */
 void rig_new(struct rig *rig, void (*change)(struct agent_config *config));
 void rig_free(struct rig *rig);

@@ -1,51 +1,25 @@
 /*
  * test_dlog_nomem.c: every allocation of the log fails once. Allowed: LS_ERR_NOMEM (or less housekeeping), with nothing
- * half done: what was refused is nowhere, what was accepted is there after a restart, and the log goes on. Not possible
- * under sanitizers, which own malloc.
+ * half done: what was refused is nowhere, what was accepted is there after a restart, and the log goes on.
  */
-#include "tests/unit/unit.h"
-
-#include "tests/unit/dlog_disk.h"
+#include "tests/unit/nomem.h"
 
 static struct ls_error err;
-
-#if TEST_STEP == 1u
-
-static uint64_t fail_at, allocations; /* 0: never */
-static bool counting;
-
-static bool fails(void) {
-    return counting && ++allocations == fail_at;
-}
-
-extern void *__libc_malloc(size_t size);
-extern void *__libc_calloc(size_t count, size_t size);
-extern void *__libc_realloc(void *memory, size_t size);
-
-void *malloc(size_t size) {
-    return fails() ? NULL : __libc_malloc(size);
-}
-void *calloc(size_t count, size_t size) {
-    return fails() ? NULL : __libc_calloc(count, size);
-}
-void *realloc(void *memory, size_t size) {
-    return fails() ? NULL : __libc_realloc(memory, size);
-}
 
 /* The simulated disk's own memory does not count. */
 static const struct dlog_io *inner;
 static int quiet_allocate(void *context, int file, uint64_t length) {
-    bool saved = counting;
-    counting = false;
+    bool saved = nomem_on;
+    nomem_on = false;
     int result = inner->allocate(context, file, length);
-    counting = saved;
+    nomem_on = saved;
     return result;
 }
 static ssize_t quiet_pwrite(void *context, int file, const void *buffer, size_t length, uint64_t offset) {
-    bool saved = counting;
-    counting = false;
+    bool saved = nomem_on;
+    nomem_on = false;
     ssize_t result = inner->pwrite(context, file, buffer, length, offset);
-    counting = saved;
+    nomem_on = saved;
     return result;
 }
 
@@ -53,9 +27,9 @@ enum { DECISIONS = 900 };
 static uint8_t accepted[3][DECISIONS + 1];
 
 static enum ls_status open_log(const struct dlog_options *options, struct dlog **ret_log, uint32_t *ret_epoch) {
-    counting = true;
+    nomem_begin();
     enum ls_status status = test_start(options, ret_log, ret_epoch, &err);
-    counting = false;
+    nomem_end();
     return status;
 }
 
@@ -72,7 +46,7 @@ static void life(const struct dlog_options *options) {
     for (uint64_t s = 1; s <= DECISIONS;
          s += 1 + (s % 40 == 0) * 700 * (s < 100)) { /* with a gap: new chunks of the index */
         size_t length = test_commit(epoch, s, 2, payload);
-        counting = true;
+        nomem_begin();
         status = dlog_append_commit(log, epoch, s, payload, length, &position, &end);
         if (s % 9 == 0) {
             enum ls_status more = dlog_append(log, DLOG_PARTICIPANT, payload,
@@ -84,7 +58,7 @@ static void life(const struct dlog_options *options) {
             assert_int_equal(wrote, LS_OK); /* a write needs no memory: it cannot fail for lack of it */
             assert_true(maintained == LS_OK || maintained == LS_ERR_NOMEM);
         }
-        counting = false;
+        nomem_end();
         assert_true(status == LS_OK || status == LS_ERR_NOMEM);
         accepted[epoch][s] = status == LS_OK;
         assert_int_equal(dlog_find(log, epoch, s, &position), status == LS_OK ? DLOG_FOUND : DLOG_ABSENT);
@@ -95,8 +69,10 @@ static void life(const struct dlog_options *options) {
 
 static void test_every_allocation(void **state) {
     (void)state;
-    for (fail_at = 1;; fail_at++) {
-        struct disk *disk = disk_new(fail_at);
+    for (uint64_t at = 1;; at += nomem_step()) {
+        nomem_fail_at = at;
+        int64_t before = nomem_live;
+        struct disk *disk = disk_new(at);
         struct dlog_options options = test_options(disk);
         inner = disk_io(disk);
         struct dlog_io io = *inner;
@@ -105,10 +81,10 @@ static void test_every_allocation(void **state) {
         options.io = &io;
         options.bytes_max = 2 * options.segment_bytes; /* segments leave and decisions are carried */
         memset(accepted, 0, sizeof accepted);
-        allocations = 0;
+        nomem_count = 0;
         life(&options);
         life(&options);
-        bool passed = allocations >= fail_at;
+        bool passed = nomem_count >= at;
         disk_crash(disk, DISK_LOSES);
         struct dlog *log;
         uint32_t epoch;
@@ -122,22 +98,16 @@ static void test_every_allocation(void **state) {
         }
         dlog_close(log);
         assert_int_equal(disk_open_files(disk), 0);
+        nomem_fail_at = 0;
         disk_free(disk);
+        assert_int_equal(nomem_leaked(before), 0);
         if (!passed) {
-            printf("%d allocations\n", (int)fail_at - 1);
-            assert_true(fail_at > 40);
+            printf("%d allocations\n", (int)nomem_count);
+            assert_true(nomem_count > 40);
             return;
         }
     }
 }
-#else
-static void test_every_allocation(void **state) {
-    (void)state;
-    (void)err;
-    skip();
-}
-#endif
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_allocation),
