@@ -150,7 +150,7 @@ enum ls_status pg_target_parse(const char *conninfo, struct pg_target *ret_targe
         char line[LS_ERROR_TEXT_MAX];
         text_copy_line(line, sizeof(line), message != NULL ? message : "");
         PQfreemem(message);
-        if (line[0] == '\0' || strcmp(line, "out of memory") == 0)
+        if (line[0] == '\0' || strncmp(line, "out of memory", 13) == 0)
             return ls_fail(err, LS_ERR_NOMEM, "no memory for the connection string");
         return ls_fail(err, LS_ERR_CONFIG, "connection string: %s", line);
     }
