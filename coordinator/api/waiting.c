@@ -93,9 +93,26 @@ static void reply_forbidden(struct request *request) {
     reply(request, 403);
 }
 
+/* Of a hazard that came to light behind the end, or was found in the log by itself, memory does not know whose it is; the decision does. */
+static bool owns_decision(const struct request *request) {
+    struct host *host = request->api->host;
+    Lockstep__LogCommit *record = NULL;
+    if (request->participant != 0 ||
+        host_find_decision(host, request->epoch, request->sequence, &record) != KEPT_COMMIT) {
+        return false;
+    }
+    bool owns = answer_may_see(request->conn, apps_number(host->apps, record->app == NULL ? "" : record->app));
+    lockstep__log_commit__free_unpacked(record, NULL);
+    return owns;
+}
+
+static bool may_see(const struct request *request, uint32_t app, enum txn_outcome outcome) {
+    return request->joined || answer_may_see_outcome(request->conn, app, outcome) ||
+           (app == 0 && owns_decision(request));
+}
+
 static void reply_txn(struct request *request, const struct txn *txn) {
-    if (!request->joined && request->kind != REQUEST_RUN &&
-        !answer_may_see_outcome(request->conn, txn->app, txn->outcome)) {
+    if (request->kind != REQUEST_RUN && !may_see(request, txn->app, txn->outcome)) {
         reply_forbidden(request); /* only the answer of its participant said whose it is */
         return;
     }
@@ -151,7 +168,7 @@ static bool is_enough(const struct request *request, const struct txn *txn) {
 
 static void answer_from_memory_or_wait(struct request *request, const struct txn *txn, uint64_t timeout_ms) {
     (void)snprintf(request->gtid, sizeof request->gtid, "%s", txn->gtid);
-    if (!request->joined && !answer_may_see_outcome(request->conn, txn->app, txn->outcome)) {
+    if (!may_see(request, txn->app, txn->outcome)) {
         reply_forbidden(request);
     } else if (timeout_ms == 0 || is_enough(request, txn)) {
         reply_txn(request, txn);
@@ -243,7 +260,7 @@ void request_answer_or_wait(struct request *request, uint64_t timeout_ms) {
     }
     const struct txn_finished *finished = engine_find_finished(host->engine, request->epoch, request->sequence);
     if (txn == NULL && finished != NULL && finished->participant == request->participant) {
-        if (!request->joined && !answer_may_see_outcome(request->conn, finished->app, finished->outcome)) {
+        if (!may_see(request, finished->app, finished->outcome)) {
             reply_forbidden(request);
         } else {
             reply(request, answer_finished(request, finished));

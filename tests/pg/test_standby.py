@@ -200,6 +200,29 @@ def test_failover_that_lost_the_prepare():
         pair.close()
 
 
+def test_failover_that_lost_a_finished_branch():
+    """Everything was over, then the failover goes back behind PREPARE: the hazard is shown to whose transaction it was, also after a restart."""
+    pair = Pair(synchronous=False)
+    try:
+        system, key = pair.system, fresh()
+        system.alive()
+        with pair.primary.connect("postgres") as session:
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
+                       10, "the standby has everything so far")
+        pair.standby.stop()
+        answer = system.app.run(put(key, *NAMES))
+        assert answer.status == 200 and answer.applied is True, answer
+        pair.primary.kill()
+        pair.standby.start()
+        pair.fail_over()
+        assert system.app.wait_state(answer.gtid, ("hazard",), 40).participant == "orders"
+        system.coordinator.restart()
+        assert system.app.wait_state(answer.gtid, ("hazard",), 10).state == "hazard"
+        assert system.coordinator.app("billing").get(answer.gtid).status == 403
+    finally:
+        pair.close()
+
+
 def test_failover_that_lost_a_commit():
     """Applied everywhere and acknowledged, then the failover goes back behind COMMIT PREPARED: the branch is prepared again, and is
     committed again from the kept decision (design 2.8)."""
