@@ -524,7 +524,9 @@ uint8_t *disk_bytes(struct disk *d, const char *name, uint64_t *ret_size) {
 
 void disk_touch(struct disk *d, const char *name) {
     struct disk_file *f = named(d, name);
-    memcpy(f->medium, f->cache, f->capacity);
+    if (f->capacity > 0) {
+        memcpy(f->medium, f->cache, f->capacity);
+    }
     f->medium_size = f->size;
 }
 

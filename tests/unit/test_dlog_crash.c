@@ -13,6 +13,8 @@
  */
 #include "tests/unit/unit.h"
 
+#include <errno.h>
+
 #include "coordinator/dlog/format.h"
 #include "tests/unit/dlog_disk.h"
 
@@ -20,6 +22,41 @@ static struct ls_error err;
 
 enum { EPOCHS = 600, SEQUENCES = 160, SHOWN = 8192 };
 enum fate { UNUSED, APPENDED, DURABLE, DEAD };
+
+/*
+ * A port in front of the disk that counts all calls and lets one of them fail, once or from then on. It also watches
+ * what no error may bring about: a second sync of a descriptor whose sync has failed, a write behind it.
+ */
+enum call {
+    CALL_OPEN,
+    CALL_CREATE,
+    CALL_PREAD,
+    CALL_PWRITE,
+    CALL_ALLOCATE,
+    CALL_SYNC,
+    CALL_SIZE,
+    CALL_CLOSE,
+    CALL_RENAME,
+    CALL_UNLINK,
+    CALL_MKDIR,
+    CALL_SYNC_DIR,
+    CALL_LIST,
+    CALL_TRUNCATE,
+    CALLS
+};
+enum { SHORT_COUNT = -1, INTERRUPTED_MAX = 50 };
+static struct {
+    const struct dlog_io *inner;
+    struct disk *disk;
+    uint64_t count, at; /* the at-th call fails, 0: none */
+    int error;
+    bool forever, passed;
+    int interrupted;
+    enum call kind;          /* of that call */
+    bool sync_failed[64];    /* by descriptor */
+    uint8_t kinds[1u << 16]; /* of each call, in the run without failures */
+    bool recording;
+} port;
 
 struct model {
     struct disk *disk;
@@ -32,7 +69,8 @@ struct model {
         uint64_t position, chain;
     } shown[SHOWN];
     size_t shown_count;
-    const char *what; /* for the message */
+    uint64_t read_every; /* judge() reads every so manieth decision back */
+    const char *what;    /* for the message */
     uint64_t seed;
 };
 
@@ -50,6 +88,7 @@ static struct model *model_new(const char *what, uint64_t seed) {
     struct model *m = calloc(1, sizeof *m);
     m->disk = disk_new(seed);
     m->options = test_options(m->disk);
+    m->read_every = 1;
     m->what = what;
     m->seed = seed;
     m->random = seed * 0x9e3779b97f4a7c15u + 1;
@@ -129,11 +168,18 @@ static enum ls_status on_open(void *context, const struct dlog_record *record) {
     return LS_OK;
 }
 
-/* What an agent or the engine would be told after this start. */
-static void judge(struct model *m) {
+/* Reading back met the failure that a test has set: the daemon stops with 74 then. */
+static bool read_failed(enum ls_status status) {
+    return status == LS_ERR_IO && port.passed;
+}
+
+/* What an agent or the engine would be told after this start. False: it could not be read. */
+static bool judge(struct model *m) {
     uint8_t payload[TEST_PAYLOAD];
     memset(m->open, 0, sizeof m->open);
-    check(m, dlog_each_open(m->log, on_open, m, &err) == LS_OK, "open decisions: %s", err.text);
+    enum ls_status status = dlog_each_open(m->log, on_open, m, &err);
+    if (read_failed(status)) return false;
+    check(m, status == LS_OK, "open decisions: %s", err.text);
     for (uint32_t e = 1; e < m->epoch; e++) {
         for (uint64_t s = 1; s < SEQUENCES; s++) {
             if (m->fate[e][s] == UNUSED) {
@@ -145,13 +191,15 @@ static void judge(struct model *m) {
                 struct dlog_record record;
                 check(m, m->fate[e][s] != DEAD, "decision %u.%llu came back from the dead", e, (unsigned long long)s);
                 m->fate[e][s] = DURABLE;
-                check(m, dlog_read(m->log, position, &record, &err) == LS_OK, "decision %u.%llu: %s", e,
-                      (unsigned long long)s, err.text);
+                check(m, m->ended[e][s] || m->open[e][s], "decision %u.%llu is no longer open", e,
+                      (unsigned long long)s);
+                if (s % m->read_every != 0) continue;
+                status = dlog_read(m->log, position, &record, &err);
+                if (read_failed(status)) return false;
+                check(m, status == LS_OK, "decision %u.%llu: %s", e, (unsigned long long)s, err.text);
                 size_t length = test_commit(e, s, 1 + s % 5, payload);
                 check(m, record.length >= length && memcmp(record.payload, payload, length) == 0,
                       "decision %u.%llu changed", e, (unsigned long long)s);
-                check(m, m->ended[e][s] || m->open[e][s], "decision %u.%llu is no longer open", e,
-                      (unsigned long long)s);
             } else {
                 check(m, m->fate[e][s] != DURABLE || (found == DLOG_BEYOND_HORIZON && m->ended[e][s]),
                       "decision %u.%llu is lost (%d)", e, (unsigned long long)s, (int)found);
@@ -166,10 +214,12 @@ static void judge(struct model *m) {
         if (m->shown[i].position < stats.oldest_position) {
             continue;
         }
-        check(m, dlog_chain_at(m->log, m->shown[i].position, &chain) == LS_OK, "position %llu was shown and is gone",
-              (unsigned long long)m->shown[i].position);
+        status = dlog_chain_at(m->log, m->shown[i].position, &chain);
+        if (read_failed(status)) return false;
+        check(m, status == LS_OK, "position %llu was shown and is gone", (unsigned long long)m->shown[i].position);
         check(m, chain == m->shown[i].chain, "checksum at %llu changed", (unsigned long long)m->shown[i].position);
     }
+    return true;
 }
 
 /* One start. False: it failed, which only a fault set by the test may cause. */
@@ -187,7 +237,10 @@ static bool start(struct model *m, bool may_fail) {
         return false;
     }
     show(m);
-    judge(m);
+    if (!judge(m)) {
+        err.status = LS_ERR_IO;
+        return false;
+    }
     return true;
 }
 
@@ -370,7 +423,7 @@ static void test_every_read(void **state) {
         }
         disk_set_read_fault(m->disk, 0);
         m->next = 1;
-        judge(m);
+        assert_true(judge(m));
         /* carrying reads, too: then nothing goes until it can be read */
         disk_set_read_fault(m->disk, at);
         for (int i = 0; i < 40; i++) {
@@ -396,6 +449,213 @@ static void test_every_read(void **state) {
     }
 }
 
+/* ------------------------------------------------------ every call, every error */
+
+static const struct {
+    const char *name;
+    int errors[6]; /* what the call can answer; 0 ends */
+} calls[CALLS] = {{"open", {EIO, EMFILE, ENFILE, EINTR, 0}},
+                  {"create", {EIO, ENOSPC, EDQUOT, EMFILE, EINTR, 0}},
+                  {"pread", {EIO, EINTR, SHORT_COUNT, 0}},
+                  {"pwrite", {EIO, ENOSPC, EDQUOT, EINTR, SHORT_COUNT, 0}},
+                  {"allocate", {EIO, ENOSPC, EDQUOT, EINTR, 0}},
+                  {"fdatasync", {EIO, ENOSPC, EDQUOT, EINTR, 0}},
+                  {"size", {EIO, 0}},
+                  {"close", {EIO, EINTR, 0}},
+                  {"rename", {EIO, ENOSPC, EDQUOT, EINTR, 0}},
+                  {"unlink", {EIO, EINTR, 0}},
+                  {"mkdir", {EIO, ENOSPC, EDQUOT, 0}},
+                  {"sync of a directory", {EIO, EINTR, EMFILE, 0}},
+                  {"list", {EIO, EMFILE, 0}},
+                  {"truncate", {EIO, EINTR, 0}}};
+
+/* 0, an errno, or SHORT_COUNT. */
+static int failing(enum call kind) {
+    port.count++;
+    if (port.recording && port.count < sizeof port.kinds) port.kinds[port.count] = (uint8_t)kind;
+    bool now = port.count == port.at || (port.forever && port.passed && kind == port.kind);
+    if (!now) return 0;
+    port.passed = true;
+    port.kind = kind;
+    /* signals come to an end */
+    return port.error == EINTR && ++port.interrupted > INTERRUPTED_MAX ? 0 : port.error;
+}
+
+#define FAIL_FIRST(kind)                 \
+    int error = failing(kind);           \
+    if (error == SHORT_COUNT) error = 0; \
+    if (error != 0) return -error
+
+static int port_open(void *context, const char *dir, const char *name, bool create, bool writable) {
+    FAIL_FIRST(create ? CALL_CREATE : CALL_OPEN);
+    int file = port.inner->open(context, dir, name, create, writable);
+    if (file >= 0) port.sync_failed[file] = false;
+    return file;
+}
+static ssize_t port_pread(void *context, int file, void *buffer, size_t length, uint64_t offset) {
+    int error = failing(CALL_PREAD);
+    if (error > 0) return -error;
+    return port.inner->pread(context, file, buffer, error == SHORT_COUNT ? (length + 1) / 2 : length, offset);
+}
+static ssize_t port_pwrite(void *context, int file, const void *buffer, size_t length, uint64_t offset) {
+    assert_false(port.sync_failed[file]); /* else: written on after a failed sync */
+    int error = failing(CALL_PWRITE);
+    if (error == 0) return port.inner->pwrite(context, file, buffer, length, offset);
+    if (error == EINTR) return -EINTR; /* before the first byte */
+    ssize_t wrote = port.inner->pwrite(context, file, buffer, length / 3 + 1, offset);
+    return error == SHORT_COUNT ? wrote : -error;
+}
+static int port_allocate(void *context, int file, uint64_t length) {
+    int error = failing(CALL_ALLOCATE);
+    if (error == 0) return port.inner->allocate(context, file, length);
+    (void)!port.inner->allocate(context, file, length / 2 / 4096 * 4096);
+    return -error;
+}
+static int port_fdatasync(void *context, int file) {
+    assert_false(port.sync_failed[file]); /* else: a failed sync was tried again */
+    int error = failing(CALL_SYNC);
+    if (error == 0) return port.inner->fdatasync(context, file);
+    port.sync_failed[file] = true;
+    disk_set_fault(port.disk, DISK_EIO, 1); /* pages are clean now, and some of them are nowhere */
+    (void)!port.inner->fdatasync(context, file);
+    return -error;
+}
+static int64_t port_size(void *context, int file) {
+    FAIL_FIRST(CALL_SIZE);
+    return port.inner->size(context, file);
+}
+static int port_close(void *context, int file) {
+    int error = failing(CALL_CLOSE), closed = port.inner->close(context, file); /* it is gone in any case */
+    return error > 0 ? -error : closed;
+}
+static int port_rename(void *context, const char *dir, const char *from, const char *to) {
+    FAIL_FIRST(CALL_RENAME);
+    return port.inner->rename(context, dir, from, to);
+}
+static int port_unlink(void *context, const char *dir, const char *name) {
+    FAIL_FIRST(CALL_UNLINK);
+    return port.inner->unlink(context, dir, name);
+}
+static int port_mkdir(void *context, const char *dir) {
+    FAIL_FIRST(CALL_MKDIR);
+    return port.inner->mkdir(context, dir);
+}
+static int port_sync_dir(void *context, const char *dir) {
+    FAIL_FIRST(CALL_SYNC_DIR);
+    return port.inner->sync_dir(context, dir);
+}
+static int port_list(void *context, const char *dir, void (*entry)(void *arg, const char *name), void *arg) {
+    FAIL_FIRST(CALL_LIST);
+    return port.inner->list(context, dir, entry, arg);
+}
+static int port_truncate(void *context, int file, uint64_t length) {
+    FAIL_FIRST(CALL_TRUNCATE);
+    return port.inner->truncate(context, file, length);
+}
+
+static void port_set(struct disk *disk, uint64_t at, int error, bool forever) {
+    port.inner = disk_io(disk);
+    port.disk = disk;
+    port.count = 0;
+    port.at = at;
+    port.error = error;
+    port.forever = forever;
+    port.passed = false;
+    port.interrupted = 0;
+    memset(port.sync_failed, 0, sizeof port.sync_failed);
+}
+
+/* Three lives with decisions, ends, marks, new segments, carrying and removal; false when the log gave up in one of
+ * them, as the daemon would with 74 (or with a start that is refused). */
+static bool lives(struct model *m) {
+    for (int life = 0; life < 3; life++) {
+        if (!start(m, true)) {
+            check(m, port.passed, "start without a failure: %s", err.text);
+            check(m, err.status == LS_ERR_IO || err.status == LS_ERR_FULL, "start: %s: %s", ls_status_name(err.status),
+                  err.text);
+            return false;
+        }
+        /* the second life is short: the segment it leaves is cut */
+        if (life == 1 ? !(append(m) && write_out(m)) : !(live(m) && live(m))) {
+            check(m, port.passed, "a life without a failure failed: %s", err.text);
+            return false;
+        }
+        if (life < 2) die(m, life == 0 ? DISK_KEEPS : DISK_LOSES);
+    }
+    return true;
+}
+
+static struct model *model_behind_port(const char *what, uint64_t seed, struct dlog_io *io) {
+    struct model *m = model_new(what, seed);
+    *io = *disk_io(m->disk);
+    io->open = port_open, io->pread = port_pread, io->pwrite = port_pwrite, io->allocate = port_allocate;
+    io->fdatasync = port_fdatasync, io->size = port_size, io->close = port_close, io->rename = port_rename;
+    io->unlink = port_unlink, io->mkdir = port_mkdir, io->sync_dir = port_sync_dir, io->list = port_list;
+    io->truncate = port_truncate;
+    m->options.io = io;
+    m->read_every = 16;
+    m->options.bytes_max = 2 * m->options.segment_bytes;
+    return m;
+}
+
+/* One call fails; then everything is well again, and what was acknowledged must be there. True: the log gave up. */
+static bool one_failure(uint64_t at, int error, bool forever) {
+    char what[96];
+    struct dlog_io io;
+    (void)snprintf(what, sizeof what, "call %llu (%s) answers %s, %s", (unsigned long long)at,
+                   calls[port.kinds[at]].name, error == SHORT_COUNT ? "short" : strerror(error),
+                   forever ? "for ever" : "once");
+    struct model *m = model_behind_port(what, at * 100 + (uint64_t)(error + 1), &io);
+    port_set(m->disk, at, error, forever);
+    bool gave_up = !lives(m);
+    check(m, port.passed, "was not reached");
+    port_set(m->disk, 0, 0, false);
+    for (int crash = 0; crash < 3; crash++) {
+        static const enum disk_crash crashes[] = {DISK_KEEPS, DISK_LOSES, DISK_PARTS};
+        die(m, crashes[(at + (uint64_t)crash) % 3]);
+        (void)start(m, false);
+    }
+    m->options.bytes_max = 1u << 30;
+    check(m, live(m), "a life after the failure failed: %s", err.text);
+    die(m, DISK_LOSES);
+    (void)start(m, false);
+    m->read_every = 1;
+    die(m, DISK_LOSES);
+    (void)start(m, false);
+    model_free(m);
+    return gave_up;
+}
+
+static void test_every_call(void **state) {
+    (void)state;
+    struct dlog_io io;
+    struct model *reference = model_behind_port("reference", 1, &io);
+    port_set(reference->disk, 0, 0, false);
+    port.recording = true;
+    assert_true(lives(reference));
+    port.recording = false;
+    uint64_t count = port.count, tried[CALLS] = {0}, gave_up[CALLS] = {0}, sites[CALLS] = {0};
+    model_free(reference);
+    assert_true(count < sizeof port.kinds);
+    uint64_t step = getenv("DLOG_ALL") != NULL ? 1 : 23 * TEST_STEP;
+    for (uint64_t at = 1; at <= count; at++) {
+        enum call kind = (enum call)port.kinds[at];
+        if (sites[kind]++ >= (TEST_STEP == 1u ? 4u : 1u) && at % step != 0)
+            continue; /* the first of each kind always */
+        for (size_t e = 0; calls[kind].errors[e] != 0; e++) {
+            for (int forever = 0; forever < 2; forever++) {
+                tried[kind]++;
+                gave_up[kind] += one_failure(at, calls[kind].errors[e], forever == 1);
+            }
+        }
+    }
+    for (int kind = 0; kind < CALLS; kind++) {
+        assert_true(tried[kind] > 0); /* the lives reach every call there is */
+        printf("%-20s %5llu sites, %6llu failures, in %6llu the log gave up\n", calls[kind].name,
+               (unsigned long long)sites[kind], (unsigned long long)tried[kind], (unsigned long long)gave_up[kind]);
+    }
+}
+
 static void test_wander(void **state) {
     (void)state;
     const char *from = getenv("DLOG_SEED"), *count = getenv("DLOG_SEEDS");
@@ -408,9 +668,8 @@ static void test_wander(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_operation),
-        cmocka_unit_test(test_crash_during_recovery),
-        cmocka_unit_test(test_every_read),
+        cmocka_unit_test(test_every_operation), cmocka_unit_test(test_crash_during_recovery),
+        cmocka_unit_test(test_every_read),      cmocka_unit_test(test_every_call),
         cmocka_unit_test(test_wander),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
