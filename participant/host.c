@@ -71,6 +71,8 @@ static void carry_out(struct agenthost *host, const struct agent_effect *effect)
         if (!host->served)
             daemon_notify("READY=1");
         host->served = true;
+        /* Crash: all of its own was asked about; no work yet. */
+        (void)failpoint_hit(FP_agent_before_ready);
         diag(DIAG_INFO, "serving", "participant", host->conf.name, "coordinator", host->conf.coordinator_name, NULL);
         uplink_carry_out(host->uplink, effect);
         return;
@@ -196,6 +198,8 @@ static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
     (void)what;
     struct agenthost *host = arg;
     diag(host->draining ? DIAG_INFO : DIAG_WARN, host->draining ? "stopping" : "stopping although branches still run", NULL);
+    /* Crash: what is prepared here is the next life's. */
+    (void)failpoint_hit(FP_agent_before_leave);
     uplink_leave(host->uplink, on_left);
 }
 
@@ -212,6 +216,8 @@ static void on_stop(void *context, int signal)
     host->stop_asked = true;
     daemon_notify("STOPPING=1");
     diag(DIAG_INFO, "no new work", "signal", diag_u64((unsigned)signal), NULL);
+    /* Crash: as without the signal. */
+    (void)failpoint_hit(FP_agent_drain_started);
     event_add(host->drain_timer, &wait);
     agenthost_step(host, &event);
 }

@@ -73,6 +73,7 @@ static void reply(struct request *request, int code) {
     struct conn *conn = request->conn;
     struct evhttp_request *http = request->http;
     if (request->kind == REQUEST_RUN) {
+        /* Crash: the client knows nothing; a repeat under its key finds the decision, without a record nothing ran. */
         (void)failpoint_hit(FP_coord_before_reply);
     }
     server_reply(conn, http, code, "application/json", code == 202 ? location : NULL);
@@ -93,7 +94,8 @@ static void reply_forbidden(struct request *request) {
     reply(request, 403);
 }
 
-/* Of a hazard that came to light behind the end, or was found in the log by itself, memory does not know whose it is; the decision does. */
+/* Of a hazard that came to light behind the end, or was found in the log by itself, memory does not know whose it is;
+ * the decision does. */
 static bool owns_decision(const struct request *request) {
     struct host *host = request->api->host;
     Lockstep__LogCommit *record = NULL;

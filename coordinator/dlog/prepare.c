@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "coordinator/dlog/dlog_internal.h"
 
 enum ls_status dlog_add_job(struct dlog *log, struct job job) {
@@ -55,6 +56,8 @@ static enum ls_status make_ready(struct dlog *log, uint32_t id, bool create, str
     int result = io->open(io->context, log->dir, unready, create, true);
     if (result >= 0) {
         int file = result;
+        /* Crash: an empty or half filled new-*.tmp, which the next start fills. */
+        (void)failpoint_hit(FP_dlog_spare_created);
         what = "preallocate";
         result = io->allocate(io->context, file, log->segment_bytes);
         if (result == 0) {
@@ -65,6 +68,8 @@ static enum ls_status make_ready(struct dlog *log, uint32_t id, bool create, str
         result = result == 0 ? closed : result;
         if (result == 0) {
             what = "rename";
+            /* Crash: zeros on disk under the name of an unready file. */
+            (void)failpoint_hit(FP_dlog_spare_filled);
             result = io->rename(io->context, log->dir, unready, spare);
         }
         if (result != 0) {
@@ -75,6 +80,8 @@ static enum ls_status make_ready(struct dlog *log, uint32_t id, bool create, str
         return ls_fail(err, LS_ERR_FULL, "no new log segment: cannot %s %s/%s of %u bytes: %s", what, log->dir, unready,
                        log->segment_bytes, strerror(-result));
     }
+    /* Crash: a spare that this life never used; the next one finds it, or makes another. */
+    (void)failpoint_hit(FP_dlog_spare_named);
     dlog_lock(log);
     assert(log->spare_count < DLOG_SPARES_MAX);
     log->spares[log->spare_count++] = id;
@@ -87,13 +94,18 @@ static enum ls_status recycle(struct dlog *log, uint64_t number, uint32_t id, bo
     char name[SEGMENT_NAME_BYTES], unready[SEGMENT_NAME_BYTES];
     segment_name(number, name);
     segment_unready_name(id, unready);
+    /* Crash, here and behind the removal: a proven mark says that the segment is not needed; the next start does not
+     * look at it and removes what is left. */
+    (void)failpoint_hit(FP_dlog_before_removal);
     if (!needed) {
         int removed = io->unlink(io->context, log->dir, name);
+        (void)failpoint_hit(FP_dlog_after_removal);
         return removed == 0 || removed == -ENOENT
                    ? LS_OK
                    : ls_fail(err, LS_ERR_FULL, "cannot remove %s/%s: %s", log->dir, name, strerror(-removed));
     }
     int moved = io->rename(io->context, log->dir, name, unready);
+    (void)failpoint_hit(FP_dlog_after_removal);
     if (moved != 0) {
         return ls_fail(err, LS_ERR_FULL, "cannot rename %s/%s: %s", log->dir, name, strerror(-moved));
     }
@@ -104,6 +116,8 @@ static enum ls_status recycle(struct dlog *log, uint64_t number, uint32_t id, bo
 static void trim(struct dlog *log, uint64_t number, uint64_t length) {
     char name[SEGMENT_NAME_BYTES];
     segment_name(number, name);
+    /* Crash: the segment keeps its unused end, zeros that the reader passes over. */
+    (void)failpoint_hit(FP_dlog_before_trim);
     int file = log->io->open(log->io->context, log->dir, name, false, true);
     if (file >= 0) {
         (void)log->io->truncate(log->io->context, file,

@@ -17,6 +17,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "coordinator/dlog/dlog_internal.h"
 
 enum ls_status dlog_append_copy(struct dlog *log, const struct dlog_record *record, struct ls_error *err) {
@@ -166,6 +167,8 @@ static enum ls_status carry(struct dlog *log, struct ls_error *err) {
     /* From here on the answer about what goes is "beyond the horizon", a little before it is gone. */
     index_drop_below(&log->kept.index, r->below, &log->horizon);
     log->horizon_running_ms = r->horizon_running_ms;
+    /* Crash: copies of what is still open may be in the log, the originals are. */
+    (void)failpoint_hit(FP_dlog_horizon_before_mark);
     status = dlog_append_mark(log, log->segments[r->count].number, err);
     if (status != LS_OK) {
         return status;
@@ -178,6 +181,8 @@ static enum ls_status carry(struct dlog *log, struct ls_error *err) {
 static enum ls_status let_go(struct dlog *log) {
     struct retirement *r = &log->retirement;
     enum ls_status status = LS_OK;
+    /* Crash: everything is in place, and the proven mark says what may go. */
+    (void)failpoint_hit(FP_dlog_before_let_go);
     for (size_t i = 0; i < r->count && status == LS_OK; i++) {
         if (log->read_file >= 0 && log->read_number == log->segments[i].number) {
             (void)log->io->close(log->io->context, log->read_file);

@@ -2,9 +2,11 @@
  * write.c: dlog_write(), the only place that puts records on disk.
  *
  * For each stretch of a batch, in this order, and what recovery finds after a crash at each point:
- *   1. a new segment's header is written into the spare and synced      the spare is not part of the log: it is filled
+ *   1. [dlog_roll_before_header] a new segment's header is written
+ *      into the spare and synced [dlog_roll_header_synced]              the spare is not part of the log: it is filled
  * with zeros again
- *   2. the spare gets its name, the directory is synced                 an empty segment at the end of the log
+ *   2. the spare gets its name [dlog_roll_renamed], the directory is
+ *      synced [dlog_roll_done]                                          an empty segment at the end of the log
  *   3. [dlog_before_write] the records are written                      a torn tail, or all of them, or none: nobody
  * has been told
  *   4. [dlog_after_write] fdatasync                                     as 3
@@ -75,6 +77,8 @@ static enum ls_status begin_segment(struct dlog *log, const struct piece *piece,
     uint8_t block[FORMAT_BLOCK];
     uint64_t checksum;
     format_encode_header(&header, block, &checksum);
+    /* Crash: a spare is a spare. */
+    (void)failpoint_hit(FP_dlog_roll_before_header);
     enum ls_status status = write_all(log, file, block, sizeof block, 0, err);
     if (status == LS_OK) {
         status = sync_file(log, file, err);
@@ -82,8 +86,12 @@ static enum ls_status begin_segment(struct dlog *log, const struct piece *piece,
     if (status != LS_OK) {
         return status;
     }
+    /* Crash: a header under a spare's name is no segment. The next start fills the file with zeros again. */
+    (void)failpoint_hit(FP_dlog_roll_header_synced);
     int moved = io->rename(io->context, log->dir, spare, name);
     if (moved == 0) {
+        /* Crash: the name may be lost; either way there is no record in the file. */
+        (void)failpoint_hit(FP_dlog_roll_renamed);
         moved = io->sync_dir(io->context, log->dir);
     }
     if (moved != 0) {
@@ -95,6 +103,8 @@ static enum ls_status begin_segment(struct dlog *log, const struct piece *piece,
     log->writes++;
     log->syncs += 2;
     dlog_unlock(log);
+    /* Crash: an empty segment ends the log, and proves everything in front of it. */
+    (void)failpoint_hit(FP_dlog_roll_done);
     return LS_OK;
 }
 
@@ -140,6 +150,8 @@ static enum ls_status write_piece(struct dlog *log, const struct piece *piece, s
         size_t next = seal(log, piece, at);
         uint64_t position = piece->position + (at - piece->from), end = piece->position + (next - piece->from);
         bool awaited = anybody_waits(log, at, next);
+        bool first = log->batches == 0; /* of this life: the epoch record and what is logged again */
+        /* Crash here: no record. */
         if (failpoint_hit(FP_dlog_before_write)) {
             return dlog_fail(log, err, "failpoint dlog_before_write");
         }
@@ -148,14 +160,17 @@ static enum ls_status write_piece(struct dlog *log, const struct piece *piece, s
         if (status != LS_OK) {
             return status;
         }
-        if (failpoint_hit(FP_dlog_after_write)) {
+        /* Crash here: the records, some of them or none. Of the first batch none is missed: the records it copies are
+         * still where they were, and an epoch that nobody has seen may be handed out again. */
+        if (failpoint_hit(FP_dlog_after_write) || (first && failpoint_hit(FP_dlog_relog_written))) {
             return dlog_fail(log, err, "failpoint dlog_after_write");
         }
         status = sync_file(log, log->write_file, err);
         if (status != LS_OK) {
             return status;
         }
-        if (failpoint_hit(FP_dlog_after_sync)) {
+        /* Crash here: the decisions stand, though nobody has been told; the next start drives them. */
+        if (failpoint_hit(FP_dlog_after_sync) || (first && failpoint_hit(FP_dlog_relog_synced))) {
             return dlog_fail(log, err, "failpoint dlog_after_sync");
         }
         dlog_lock(log);

@@ -158,6 +158,8 @@ static void lock_done(void *context, struct conn *conn, struct conn_batch *batch
         conn_add(conn, batch, SQL_LOCK_HOLDER, 1, values);
     } else {
         const char *values[] = {pg->participant, pg->nonce, pg->secret};
+        /* Crash: the server frees the lock when it notices; backends of the life before are still there. */
+        (void)failpoint_hit(FP_agent_lock_taken);
         batch = conn_begin(conn, 1, life_done, pg);
         conn_add(conn, batch, SQL_LIFE, 3, values);
     }
@@ -459,6 +461,8 @@ static void clean_done(void *context, struct conn *conn, struct conn_batch *batc
     }
     const char *pid = conn_value(item, 0, 0);
     if (pid == NULL) {
+        /* Crash: nothing of earlier lives can prepare any more; the next life looks again. */
+        (void)failpoint_hit(FP_agent_cleanup_done);
         answer_clean(pg, true);
     } else if (++pg->clean_rounds >= ROUNDS_MAX) {
         pg_report(pg, DIAG_ERROR, "a backend of an earlier life of this agent does not end", pid);
@@ -479,6 +483,7 @@ static void send_clean(struct pg *pg)
 void control_clean(struct pg *pg, uint64_t op)
 {
     assert(pg->clean_op == 0);
+    /* Crash: backends of earlier lives may still prepare; the next life ends them before it lists anything. */
     if (failpoint_hit(FP_agent_cleanup_started) || pg->control_state != CONTROL_LOCKED) {
         pg_answer_late(pg, AEV_DB_CLEAN, op)->event.clean.ok = false;
         return;
@@ -538,6 +543,8 @@ static void stop_done(void *context, struct conn *conn, struct conn_batch *batch
         pg_report(sent.pg, DIAG_ERROR, "a backend cannot be ended", conn_message(&batch->items[batch->failed]));
         end_stop(sent.pg, stop, false);
     } else if (PQntuples(batch->items[0].result) == 0) {
+        /* Crash: what that backend prepared or committed before its end, the next life finds. */
+        (void)failpoint_hit(FP_agent_backend_ended);
         end_stop(sent.pg, stop, true);
     } else if (++stop->rounds >= ROUNDS_MAX) {
         pg_report(sent.pg, DIAG_ERROR, "a backend does not end", stop->pid);

@@ -176,6 +176,7 @@ void execute_send(struct pg *pg, struct branch *branch)
     make_results(branch);
     struct conn_batch *batch = conn_begin(session->conn, (uint32_t)work->n_statements + FIXED_ITEMS, run_done, branch);
     batch->row = on_row;
+    /* Crash: nothing was sent; the lost link aborts it. */
     if (failpoint_hit(FP_agent_before_pipeline))
         conn_close(session->conn, "fault asked for");
     add_begin(pg, branch, batch);
@@ -188,6 +189,7 @@ void execute_send(struct pg *pg, struct branch *branch)
     branch->reset_ahead = branch->first && session->dirt != DIRT_NONE;
     session->dirt = DIRT_MUCH; /* until the answer says better */
     pg->stats.pipelines++;
+    /* Crash: the backend goes on by itself and may prepare late: the next life ends it before it lists (hazards 1.5). */
     if (failpoint_hit(FP_agent_after_pipeline_sent))
         conn_close(session->conn, "fault asked for");
 }
@@ -345,6 +347,8 @@ static void run_done(void *context, struct conn *conn, struct conn_batch *batch)
         session->dirt = judge_dirt(branch);
     PGTransactionStatusType state = batch->lost ? PQTRANS_UNKNOWN : conn_transaction(conn);
     if (state == PQTRANS_INERROR) {
+        /* Crash: nothing is prepared, and the backend rolls back when it notices or is ended. */
+        (void)failpoint_hit(branch->run.guard == AGENT_GUARD_READ_ONLY ? FP_agent_before_read_only_release : FP_agent_before_rollback);
         struct conn_batch *rollback = conn_begin(conn, 1, rolled_back, branch);
         conn_add(conn, rollback, "rollback", 0, NULL);
         conn_end(conn, rollback);
@@ -441,10 +445,12 @@ static bool send_ending(struct pg *pg, const struct agent_effect *effect, bool c
     branch->op = effect->op;
     branch->committing = commit;
     struct conn_batch *batch = conn_begin(conn, 1, ending_done, branch);
+    /* Crash: no COMMIT was sent, no outcome row is committed: a tombstone settles it. */
     if (commit && failpoint_hit(FP_agent_before_one_phase_commit))
         conn_close(conn, "fault asked for");
     conn_add(conn, batch, commit ? "commit" : "rollback", 0, NULL);
     conn_end(conn, batch);
+    /* Crash: COMMIT acts or does not (hazards 1.15): the outcome row tells, and a tombstone waits for it. */
     if (commit && failpoint_hit(FP_agent_after_one_phase_commit))
         conn_close(conn, "fault asked for");
     return true;

@@ -45,8 +45,10 @@ static void finish_done(void *context, struct conn *conn, struct conn_batch *bat
     pg_item_answer(batch, 0, finish->commit ? "COMMIT PREPARED" : "ROLLBACK PREPARED", &event.finish.answer);
     struct pg *pg = finish->task.pg;
     bool lost = batch->lost;
+    bool commit = finish->commit;
     free(finish);
-    if (failpoint_hit(FP_agent_before_done))
+    /* Crash: finished, and nobody was told: the coordinator says it again, the proof says done. */
+    if (failpoint_hit(FP_agent_before_done) || (!commit && failpoint_hit(FP_agent_rolled_back)))
         event.finish.answer = (struct agent_answer){.lost = true};
     pg_answer(pg, &event);
     if (!lost)
@@ -63,10 +65,12 @@ static void finish_send(struct task *task, struct lane *lane)
     snprintf(sql, sizeof(sql), "%s prepared %s", finish->commit ? "commit" : "rollback", literal);
     finish->lane = lane;
     struct conn_batch *batch = conn_begin(lane->conn, 1, finish_done, finish);
-    if (failpoint_hit(FP_agent_before_finish))
+    /* Crash: still prepared: listed and asked about by the next life. */
+    if (failpoint_hit(FP_agent_before_finish) || (!finish->commit && failpoint_hit(FP_agent_before_rollback_prepared)))
         conn_close(lane->conn, "fault asked for");
     conn_add(lane->conn, batch, sql, 0, NULL);
     conn_end(lane->conn, batch);
+    /* Crash: finished or not; the server does it whole or not at all, and proof tells which. */
     if (failpoint_hit(FP_agent_after_finish_sent))
         conn_close(lane->conn, "fault asked for");
 }
@@ -205,6 +209,7 @@ void fence_send_ahead(struct lane *lane)
         pg->fence_sent_max = pg->fence_version;
     fill_fence(pg, &pg->fence, &text);
     struct conn_batch *batch = conn_begin(lane->conn, 1, ahead_done, ahead);
+    /* Crash: the commit behind it has not left either: what this fence covers, nobody has acted upon. */
     if (failpoint_hit(FP_agent_fence_before_store))
         conn_close(lane->conn, "fault asked for");
     conn_add_named(lane->conn, batch, "ls_fence", 6, text.values);
@@ -258,6 +263,8 @@ static void durable_done(void *context, struct conn *conn, struct conn_batch *ba
     struct agent_event event = {.kind = AEV_DB_FENCE, .op = durable->task.op};
     bool lost = batch->lost;
     event.fence_stored.ok = !lost && batch->failed == batch->count;
+    /* Crash: stored; from here on another log is refused, also by the next life. */
+    (void)failpoint_hit(FP_agent_fence_stored);
     if (!lost && batch->failed < batch->count)
         pg_report(pg, DIAG_ERROR, "the fence cannot be stored", conn_message(&batch->items[batch->failed]));
     free(durable);
@@ -273,6 +280,7 @@ static void durable_send(struct task *task, struct lane *lane)
     fill_fence(task->pg, &durable->fence, &text);
     durable->lane = lane;
     struct conn_batch *batch = conn_begin(lane->conn, 1, durable_done, durable);
+    /* Crash: this coordinator was not served yet. */
     if (failpoint_hit(FP_agent_fence_before_store))
         conn_close(lane->conn, "fault asked for");
     conn_add(lane->conn, batch, SQL_FENCE_DURABLE, 6, text.values);

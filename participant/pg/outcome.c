@@ -70,6 +70,7 @@ static void settle_ended(void *context, struct conn *conn, struct conn_batch *ba
     event.settled.result = settle->result;
     event.settled.app = app[0] != '\0' ? app : NULL;
     free(settle);
+    /* Crash: the tombstone or the row is there; whoever asks next reads it. */
     if (failpoint_hit(FP_agent_after_tombstone))
         event.settled.result = AGENT_SETTLE_FAILED;
     pg_answer(pg, &event);
@@ -86,6 +87,7 @@ static void settle_send(struct task *task, struct lane *lane)
     snprintf(timeout, sizeof(timeout), "%" PRIu32, pg->settle_lock_ms);
     settle->lane = lane;
     struct conn_batch *batch = conn_begin(lane->conn, SETTLE_ITEMS, settle_answered, settle);
+    /* Crash: nothing was said; a later life settles it. */
     if (failpoint_hit(FP_agent_before_tombstone))
         conn_close(lane->conn, "fault asked for");
     conn_add(lane->conn, batch, "begin", 0, NULL);
@@ -140,6 +142,8 @@ static void key_done(void *context, struct conn *conn, struct conn_batch *batch)
     uint8_t hash[64];
     bool lost = batch->lost;
     free(read);
+    /* Crash: the key's first transaction stands, this one was rolled back. */
+    (void)failpoint_hit(FP_agent_key_read);
     if (!lost && batch->failed == batch->count) {
         const char *hex = conn_value(&batch->items[0], 0, 1);
         event.key.ok = true;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "lockstep/ids.h"
 #include "participant/pg/driver.h"
 #include "participant/pg/sql.h"
@@ -175,6 +176,8 @@ static void prove_done(void *context, struct conn *conn, struct conn_batch *batc
         prove_send(&question->task, question->lane);
         return;
     }
+    /* Crash: a proof changes nothing and can be had again. */
+    (void)failpoint_hit(FP_agent_proof_answered);
     if (answered(question->task.pg, batch, "a transaction's end cannot be proved now")) {
         seen->listed = conn_value(item, 0, PROOF_LISTED_XID) != NULL;
         event.prove.ok = pg_read_server(item, 0, PROOF_SYSTEM_ID, &seen->server) &&
@@ -264,6 +267,8 @@ static void scan_done(void *context, struct conn *conn, struct conn_batch *batch
     struct agent_event event = {.kind = AEV_DB_SCAN};
     struct agent_prepared *rows = pg_alloc((question->limit + 1) * sizeof(*rows));
     bool lost = batch->lost;
+    /* Crash: a list changes nothing. */
+    (void)failpoint_hit(FP_agent_scan_done);
     if (answered(pg, batch, "prepared transactions cannot be listed")) {
         event.scan.rows = rows;
         event.scan.ok = read_scan(&batch->items[0], question->limit, rows, &event);
