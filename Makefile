@@ -69,7 +69,7 @@ TOOLS    := $(if $(wildcard tests/sim/main.c),lockstep-sim) $(if $(wildcard test
 SHARED   := $(if $(CLIENT),$(B)/liblockstep.so.0 $(B)/liblockstep.so $(B)/liblockstep.a)
 TESTS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard $(patsubst %,tests/unit/%.c,$(or $(T),test_*))))
 
-.PHONY: all libs check unit asan tsan tidy fmt install sim pg chaos clean FORCE
+.PHONY: all libs check unit asan tsan tidy fmt install sim pg chaos clean FORCE fuzz fuzz-targets
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: $(PROGRAMS:%=$(B)/%) $(TOOLS:%=$(B)/%) $(SHARED) $(ALL_LIBS)
@@ -88,6 +88,9 @@ $(B)/tests/%nomem: LINK += $(if $(SAN),$(patsubst %,-Wl$(comma)--wrap=%,malloc c
 $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ALL_LIBS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(LINK) -o $@ $< $(libs) -lcmocka
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/obj/tests/fuzz/mutate.o $(B)/obj/tests/unit/dlog_disk.o $(ALL_LIBS)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(libs)
 # Only the functions of client/lockstep*.c are exported.
 $(B)/liblockstep.so.0: $(call objs,$(CLIENT)) $(B)/lib/libcommon-io.a $(B)/lib/libcommon-pure.a
 	$(say) LINK $@
@@ -145,6 +148,10 @@ coverage:
 	@scripts/coverage $(B)-coverage
 sim: $(B)/lockstep-sim
 	@$< --seeds $(SEEDS) --seed $(SEED)
+# make fuzz TARGET=frame RUNS=1000000; fuzz-targets is what tests/fuzz/run builds, with clang.
+fuzz:
+	@tests/fuzz/run -b $(B) $(or $(TARGET),all) $(RUNS)
+fuzz-targets: $(patsubst tests/fuzz/fuzz_%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 # On real servers, with Debian's own python3. PYTEST="tests/pg/test_commit.py -x -n0" narrows it.
 PYTEST   ?= tests/pg -n 3 --dist loadfile
 pg: all
@@ -152,7 +159,7 @@ pg: all
 chaos: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/chaos.py --rounds $(ROUNDS) --seed $(SEED)
 clean:
-	rm -rf $(B) $(B)-asan $(B)-tsan $(B)-coverage
+	rm -rf $(B) $(B)-asan $(B)-tsan $(B)-coverage $(B)-fuzz
 
 install: all
 	@scripts/install-files "$(B)" "$(DESTDIR)" "$(PREFIX)" "$(VERSION)" $(PROGRAMS)

@@ -194,7 +194,7 @@ time_t tls_certificate_end(const SSL_CTX *context) {
 /* ------------------------------------------------------------------ the peer */
 
 /* The one lockstep URI among the alternative names. */
-static enum ls_status read_uri(X509 *certificate, struct tls_identity *ret_identity, struct ls_error *err) {
+static enum ls_status read_uri(const X509 *certificate, struct tls_identity *ret_identity, struct ls_error *err) {
     GENERAL_NAMES *names = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
     enum ls_status status = ls_fail(err, LS_ERR_DENIED, "certificate has no lockstep:// URI");
     unsigned found = 0;
@@ -216,7 +216,7 @@ static enum ls_status read_uri(X509 *certificate, struct tls_identity *ret_ident
     return status;
 }
 
-static enum ls_status read_serial(X509 *certificate, char *out, size_t size, struct ls_error *err) {
+static enum ls_status read_serial(const X509 *certificate, char *out, size_t size, struct ls_error *err) {
     BIGNUM *number = ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate), NULL);
     char *hex = number ? BN_bn2hex(number) : NULL;
     enum ls_status status = LS_OK;
@@ -230,16 +230,21 @@ static enum ls_status read_serial(X509 *certificate, char *out, size_t size, str
     return status;
 }
 
-enum ls_status tls_peer_identity(const SSL *ssl, struct tls_identity *ret_identity, struct ls_error *err) {
+enum ls_status tls_certificate_identity(const X509 *certificate, struct tls_identity *ret_identity,
+                                        struct ls_error *err) {
     struct tls_identity identity = {0};
+    enum ls_status status = read_uri(certificate, &identity, err);
+    if (status == LS_OK) status = read_serial(certificate, identity.serial, sizeof identity.serial, err);
+    if (status == LS_OK) *ret_identity = identity;
+    return status;
+}
+
+enum ls_status tls_peer_identity(const SSL *ssl, struct tls_identity *ret_identity, struct ls_error *err) {
     X509 *certificate = SSL_get0_peer_certificate(ssl);
     if (!certificate) return ls_fail(err, LS_ERR_DENIED, "no certificate was shown");
     long result = (long)(intptr_t)SSL_get_ex_data(ssl, first_error_index);
     if (result == X509_V_OK) result = SSL_get_verify_result(ssl);
     if (result != X509_V_OK)
         return ls_fail(err, LS_ERR_DENIED, "certificate refused: %s", X509_verify_cert_error_string(result));
-    enum ls_status status = read_uri(certificate, &identity, err);
-    if (status == LS_OK) status = read_serial(certificate, identity.serial, sizeof identity.serial, err);
-    if (status == LS_OK) *ret_identity = identity;
-    return status;
+    return tls_certificate_identity(certificate, ret_identity, err);
 }

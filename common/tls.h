@@ -46,6 +46,9 @@ enum ls_status tls_client_context(const struct tls_files *files, SSL_CTX **ret_c
  * revoked, no or several lockstep URIs, bad role or name.
  */
 enum ls_status tls_peer_identity(const SSL *ssl, struct tls_identity *ret_identity, struct ls_error *err) LS_MUST_CHECK;
+/* The same from a certificate whose chain has been checked. */
+enum ls_status tls_certificate_identity(const X509 *certificate, struct tls_identity *ret_identity,
+                                        struct ls_error *err) LS_MUST_CHECK;
 /* Parses "lockstep://app/checkout". Pure. */
 enum ls_status tls_parse_uri(const char *uri, size_t length, struct tls_identity *ret_identity,
                              struct ls_error *err) LS_MUST_CHECK;

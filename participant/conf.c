@@ -110,25 +110,35 @@ static enum ls_status check_maps(struct agent_conf *conf, const char *file, stru
     return status;
 }
 
+/* What the table of keys alone cannot say. */
+static enum ls_status finish(struct agent_conf *conf, const char *name, struct agent_conf *ret_conf, struct ls_error *err)
+{
+    enum ls_status status = check_words(conf, name, err);
+    if (status == LS_OK)
+        status = check_maps(conf, name, err);
+    struct ls_error inner;
+    if (status == LS_OK && pg_target_parse(conf->conninfo, &conf->target, &inner) != LS_OK)
+        status = ls_fail(err, LS_ERR_CONFIG, "%s: database.conninfo: %s", name, inner.text);
+    if (status != LS_OK) {
+        agent_conf_free(conf);
+        return status;
+    }
+    *ret_conf = *conf;
+    return LS_OK;
+}
+
 enum ls_status agent_conf_load(const char *file, struct agent_conf *ret_conf, struct ls_error *err)
 {
     struct agent_conf conf = {0};
-    const char *name = file != NULL ? file : "environment";
     enum ls_status status = conf_load(file, agent_conf_keys, agent_conf_key_count, &conf, err);
-    if (status != LS_OK)
-        return status;
-    status = check_words(&conf, name, err);
-    if (status == LS_OK)
-        status = check_maps(&conf, name, err);
-    struct ls_error inner;
-    if (status == LS_OK && pg_target_parse(conf.conninfo, &conf.target, &inner) != LS_OK)
-        status = ls_fail(err, LS_ERR_CONFIG, "%s: database.conninfo: %s", name, inner.text);
-    if (status != LS_OK) {
-        agent_conf_free(&conf);
-        return status;
-    }
-    *ret_conf = conf;
-    return LS_OK;
+    return status == LS_OK ? finish(&conf, file != NULL ? file : "environment", ret_conf, err) : status;
+}
+
+enum ls_status agent_conf_parse(const char *text, size_t length, const char *name, struct agent_conf *ret_conf, struct ls_error *err)
+{
+    struct agent_conf conf = {0};
+    enum ls_status status = conf_parse(text, length, name, agent_conf_keys, agent_conf_key_count, &conf, err);
+    return status == LS_OK ? finish(&conf, name, ret_conf, err) : status;
 }
 
 void agent_conf_free(struct agent_conf *conf)

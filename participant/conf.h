@@ -41,6 +41,9 @@ extern const size_t agent_conf_key_count;
 
 /* LS_ERR_CONFIG names file, line and key. On success the caller frees. */
 enum ls_status agent_conf_load(const char *file, struct agent_conf *ret_conf, struct ls_error *err) LS_MUST_CHECK;
+/* The same from memory, without the environment; `name` stands for the file in errors. */
+enum ls_status agent_conf_parse(const char *text, size_t length, const char *name, struct agent_conf *ret_conf,
+                                struct ls_error *err) LS_MUST_CHECK;
 void agent_conf_free(struct agent_conf *conf);
 struct tls_files agent_conf_tls(const struct agent_conf *conf);
 /* The core's share of it; `seed` is the host's. */

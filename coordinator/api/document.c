@@ -110,7 +110,7 @@ enum ls_status document_duration(const char *text, uint64_t *ret_ms) {
         return LS_ERR_INVALID;
     }
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
-        if (strcmp(at, units[i].unit) == 0) {
+        if (strcmp(at, units[i].unit) == 0 && value <= UINT64_MAX / units[i].ms) {
             *ret_ms = value * units[i].ms;
             return LS_OK;
         }

@@ -55,12 +55,7 @@ static uint64_t get(const uint8_t *at, unsigned bytes) {
 }
 
 static bool all_zero(const uint8_t *bytes, size_t length) {
-    for (size_t i = 0; i < length; i++) {
-        if (bytes[i] != 0) {
-            return false;
-        }
-    }
-    return true;
+    return length == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0); /* each equals the next */
 }
 
 /* ---------------------------------------------------------------- header */

@@ -28,7 +28,9 @@ struct segment_file {
     uint64_t from; /* file offset of window[0] */
     size_t filled;
 };
+#ifndef SEGMENT_WINDOW /* the fuzzer takes a smaller one */
 #define SEGMENT_WINDOW (1u << 20)
+#endif
 
 enum ls_status segment_open(struct segment_file *segment, const struct dlog_io *io, const char *dir, const char *name,
                             struct ls_error *err) LS_MUST_CHECK;

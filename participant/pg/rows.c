@@ -96,12 +96,17 @@ static char *column_key(const struct rows_text *text, const PGresult *result, in
     const char *name = PQfname(result, column);
     if (!is_column(result, name, 0, column))
         return make_key(name);
+    size_t size = strlen(name) + sizeof("_4294967295");
+    char *numbered = malloc(size);
+    if (numbered == NULL)
+        abort();
     for (unsigned n = 2;; n++) {
-        char numbered[128];
-        snprintf(numbered, sizeof(numbered), "%s_%u", name, n);
+        snprintf(numbered, size, "%s_%u", name, n);
         char *key = make_key(numbered);
-        if (!is_column(result, numbered, 0, text->key_count) && !key_taken(text, key, column))
+        if (!is_column(result, numbered, 0, text->key_count) && !key_taken(text, key, column)) {
+            free(numbered);
             return key;
+        }
         free(key);
     }
 }

@@ -82,6 +82,27 @@ static void names_that_repeat(void **state)
     PQclear(result);
 }
 
+/* PostgreSQL as it is shipped cuts names at 63 bytes; a server may have been built otherwise. */
+static void long_names_that_repeat(void **state)
+{
+    (void)state;
+    char name[201];
+    memset(name, 'n', sizeof(name) - 1);
+    name[sizeof(name) - 1] = '\0';
+    const struct column columns[] = {{name, INT4, "1"}, {name, INT4, "2"}, {name, INT4, "3"}};
+    struct rows_budget budget = wide();
+    struct rows_text text = {0};
+    PGresult *result = make(columns, 3);
+    rows_add(&text, &budget, result, 0);
+    json_error_t error;
+    json_t *json = json_loads(rows_close(&text), JSON_REJECT_DUPLICATES, &error);
+    assert_non_null(json);
+    assert_int_equal(json_object_size(json_array_get(json, 0)), 3);
+    json_decref(json);
+    rows_free(&text);
+    PQclear(result);
+}
+
 static void none(void **state)
 {
     (void)state;
@@ -132,7 +153,8 @@ static void bounds(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(names_that_repeat), cmocka_unit_test(none),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(values), cmocka_unit_test(names_that_repeat), cmocka_unit_test(long_names_that_repeat),
+                                       cmocka_unit_test(none),
                                        cmocka_unit_test(bounds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
