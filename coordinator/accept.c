@@ -78,7 +78,7 @@ static enum ls_status open_and_append(const struct accept_request *request, cons
         return status;
     }
     uint32_t epoch;
-    status = claim_log(log, report->coordinator, &epoch, err);
+    status = claim_log(log, report->coordinator, claim_unix_ms(), &epoch, err);
     if (status == LS_OK) {
         status = append_acceptance(log, request, err);
     }

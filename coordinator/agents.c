@@ -21,6 +21,7 @@
 #include "common/diag.h"
 #include "common/failpoint.h"
 #include "common/peer.h"
+#include "coordinator/coordmsg.h"
 #include "coordinator/host.h"
 #include "coordinator/reprove.h"
 #include "coordinator/run.h"
@@ -377,17 +378,6 @@ void agents_send_work(struct agents *agents, const struct engine_effect *effect)
     pass_sent_point(link, FP_coord_work_sent);
 }
 
-static void fill_commit(Lockstep__Decide *decide, const struct txn_branch_id *id) {
-    decide->commit = true;
-    decide->gid = (char *)(uintptr_t)id->gid;
-    decide->owner = (char *)(uintptr_t)id->owner;
-    decide->has_xid = decide->has_system_id = decide->has_timeline = decide->has_lsn = true;
-    decide->xid = id->xid;
-    decide->system_id = id->system_id;
-    decide->timeline = id->timeline;
-    decide->lsn = id->lsn;
-}
-
 void agents_send_decide(struct agents *agents, const struct engine_effect *effect) {
     const struct txn *txn = effect->txn;
     const struct txn_branch *branch = &txn->branches[effect->branch];
@@ -395,13 +385,8 @@ void agents_send_decide(struct agents *agents, const struct engine_effect *effec
     if (link == NULL) {
         return;
     }
-    Lockstep__Decide decide = LOCKSTEP__DECIDE__INIT;
-    decide.gtid = (char *)(uintptr_t)txn->gtid;
-    if (effect->decide.commit) {
-        fill_commit(&decide, &branch->id);
-    } else {
-        decide.has_one_phase = decide.one_phase = txn->one_participant;
-    }
+    Lockstep__Decide decide;
+    coordmsg_build_decide(effect, &decide);
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     frame.body_case = LOCKSTEP__FRAME__BODY_DECIDE;
     frame.decide = &decide;
@@ -450,19 +435,6 @@ static void history_proved(struct link *link) {
          "system_id", diag_u64(participant->system_id), "timeline", diag_u64(participant->timeline), NULL);
 }
 
-/* Is the participant told about its branch anyway until it answers? A branch that was finished before the history
- * changed is not, even while its transaction is still open elsewhere. */
-static bool is_driven(const struct host *host, uint32_t number, uint32_t epoch, uint64_t sequence) {
-    const struct txn *txn = engine_find(host->engine, epoch, sequence);
-    for (uint32_t i = 0; txn != NULL && i < txn->branch_count; i++) {
-        const struct txn_branch *branch = &txn->branches[i];
-        if (branch->participant == number) {
-            return txn->one_participant || branch->state == BR_COMMITTING || branch->state == BR_ABORTING;
-        }
-    }
-    return false;
-}
-
 /* The log holds copies of decisions: one question for each is enough. */
 static bool is_asked(const struct link *link, uint32_t epoch, uint64_t sequence) {
     for (uint32_t i = 0; i < link->proofs_outstanding; i++) {
@@ -480,7 +452,7 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
     char gtids[PROVE_BATCH][LS_GTID_MAX + 1];
     Lockstep__Prove prove = LOCKSTEP__PROVE__INIT;
     for (size_t i = 0; i < count; i++) {
-        if (is_driven(host, link->participant->number, items[i].epoch, items[i].sequence) ||
+        if (coordmsg_is_driven(host->engine, link->participant->number, items[i].epoch, items[i].sequence) ||
             is_asked(link, items[i].epoch, items[i].sequence)) {
             continue; /* open: driven to its end anyway */
         }
@@ -497,7 +469,7 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
                                    .lsn = items[i].lsn,
                                    .gid = items[i].gid,
                                    .owner = items[i].owner};
-        fill_commit(decide, &id);
+        coordmsg_build_commit(&id, decide);
         prove.n_items++;
         link->proofs[link->proofs_outstanding++] = (struct proof){items[i].epoch, items[i].sequence};
     }
@@ -690,42 +662,24 @@ static void begin_registering(struct link *link) {
 /* What Hello must say before anything else is looked at. False: refused. */
 static bool hello_is_for_us(struct link *link, const Lockstep__Hello *hello) {
     const struct tls_identity *identity = peer_identity(link->peer);
+    char reason[LS_REASON_MAX + 1];
     if (identity->role != TLS_ROLE_AGENT || strcmp(identity->name, hello->participant) != 0) {
         reject(link, "the certificate is %s/%s: it may not speak for participant %s", tls_role_name(identity->role),
                identity->name, hello->participant);
-    } else if (strcmp(hello->coordinator, link->agents->host->conf.name) != 0) {
-        reject(link, "this is coordinator %s, not %s", link->agents->host->conf.name, hello->coordinator);
-    } else if (hello->version < LS_PROTOCOL_VERSION_MIN || hello->version_min > LS_PROTOCOL_VERSION) {
-        reject(link, "protocol versions %u to %u are spoken here, %u to %u there", LS_PROTOCOL_VERSION_MIN,
-               LS_PROTOCOL_VERSION, hello->version_min, hello->version);
-    } else if (hello->system_id == 0 || hello->timeline == 0) {
-        reject(link, "Hello names no system id or timeline");
+    } else if (!coordmsg_hello_is_for(hello, link->agents->host->conf.name, reason)) {
+        reject(link, "%s", reason);
     } else {
         return true;
     }
     return false;
 }
 
-/* Our own checksum at the position that the agent remembers; the agent compares, not we. */
-static void look_up_chain(struct link *link, const Lockstep__Fence *remembered) {
-    struct host *host = link->agents->host;
-    if (remembered != NULL && strcmp(remembered->incarnation, host->incarnation) == 0 &&
-        remembered->epoch <= host->epoch) {
-        link->has_chain = dlog_chain_at(host->log, remembered->position, &link->chain) == LS_OK;
-    }
-}
-
-/*
- * An agent that was away for longer than the log's window remembers a position that the log no longer reaches. Nobody
- * can prove that it is the same log, and nobody can say that it is not: no reason to stop everything (78), and none to
- * serve it. False: refused.
- */
+/* False: refused. */
 static bool within_window(struct link *link, const Lockstep__Fence *remembered) {
     struct host *host = link->agents->host;
     struct dlog_stats stats;
     dlog_get_stats(host->log, &stats);
-    if (remembered == NULL || strcmp(remembered->incarnation, host->incarnation) != 0 ||
-        remembered->epoch > host->epoch || remembered->position >= stats.oldest_position) {
+    if (coordmsg_within_window(remembered, host->incarnation, host->epoch, stats.oldest_position)) {
         return true;
     }
     reject(link,
@@ -761,15 +715,14 @@ static void on_hello(struct link *link, const Lockstep__Frame *frame) {
     if (!within_window(link, frame->fence)) {
         return;
     }
-    look_up_chain(link, frame->fence);
+    link->has_chain = coordmsg_chain_at(frame->fence, host->log, host->epoch, &link->chain);
     struct registry_participant *known = registry_by_name(host->registry, link->hello->participant);
     if (known == NULL) {
         begin_registering(link);
         return;
     }
     link->participant = known;
-    link->history_changed = known->system_id != 0 &&
-                            (known->system_id != link->hello->system_id || known->timeline != link->hello->timeline);
+    link->history_changed = coordmsg_history_changed(known, link->hello);
     if (link->history_changed) {
         diag(DIAG_WARN, "the server's history has changed: kept decisions are proved again", "participant", known->name,
              "system_id_before", diag_u64(known->system_id), "system_id", diag_u64(link->hello->system_id),
@@ -783,27 +736,6 @@ static void on_hello(struct link *link, const Lockstep__Frame *frame) {
 /* False: not a transaction of this log, which an agent may well ask or tell about after a log was lost. */
 static bool parse_ours(const struct link *link, const char *text, struct ls_gtid *ret_gtid) {
     return ls_gtid_parse(text, ret_gtid) == LS_OK && host_gtid_is_ours(link->agents->host, ret_gtid);
-}
-
-static enum vote_kind vote_kind_of(Lockstep__VoteKind kind) {
-    switch (kind) {
-    case LOCKSTEP__VOTE_KIND__YES:
-        return VOTE_YES;
-    case LOCKSTEP__VOTE_KIND__NO:
-        return VOTE_NO;
-    case LOCKSTEP__VOTE_KIND__READ_ONLY:
-        return VOTE_READ_ONLY;
-    case LOCKSTEP__VOTE_KIND__CONTINUE:
-        return VOTE_CONTINUE;
-    case LOCKSTEP__VOTE_KIND__COMMITTED:
-        return VOTE_COMMITTED;
-    case LOCKSTEP__VOTE_KIND__EXISTS:
-        return VOTE_EXISTS;
-    case LOCKSTEP__VOTE_KIND__BROKEN:
-    case _LOCKSTEP__VOTE_KIND_IS_INT_SIZE:
-        break;
-    }
-    return VOTE_BROKEN;
 }
 
 /* What the statements returned has to be here before the engine answers or sends what depends on it. */
@@ -857,42 +789,12 @@ static void on_vote(struct link *link, const Lockstep__Vote *vote) {
     if (txn == NULL) {
         return; /* too many rows, and this was the last branch */
     }
-    struct engine_event event = {.kind = EV_VOTE};
-    event.vote.participant = link->participant->number;
-    event.vote.link = link->id;
-    event.vote.epoch = gtid.epoch;
-    event.vote.sequence = gtid.sequence;
-    event.vote.kind = vote_kind_of(vote->kind);
-    event.vote.part = vote->part;
-    event.vote.id = (struct txn_branch_id){.participant = link->participant->number,
-                                           .timeline = vote->timeline,
-                                           .system_id = vote->system_id,
-                                           .xid = vote->xid,
-                                           .lsn = vote->lsn,
-                                           .gid = vote->gid,
-                                           .owner = vote->owner};
-    event.vote.sqlstate = vote->sqlstate;
-    event.vote.reason = vote->reason;
-    event.vote.step = vote->step;
-    event.vote.has_step = vote->has_step;
-    event.vote.retryable = vote->has_retryable && vote->retryable;
+    struct engine_event event = {0};
+    coordmsg_read_vote(vote, link->participant->number, link->id, &gtid, &event);
     if (event.vote.kind == VOTE_EXISTS) {
         note_existing(link, txn, vote, &event);
     }
     host_step(host, &event);
-}
-
-static enum done_kind done_kind_of(Lockstep__DoneKind kind) {
-    switch (kind) {
-    case LOCKSTEP__DONE_KIND__DONE_COMMITTED:
-        return DONE_IS_COMMITTED;
-    case LOCKSTEP__DONE_KIND__DONE_ABORTED:
-        return DONE_IS_ABORTED;
-    case LOCKSTEP__DONE_KIND__DONE_HAZARD:
-    case _LOCKSTEP__DONE_KIND_IS_INT_SIZE:
-        break;
-    }
-    return DONE_IS_HAZARD;
 }
 
 static void on_done(struct link *link, const Lockstep__Done *done) {
@@ -904,14 +806,8 @@ static void on_done(struct link *link, const Lockstep__Done *done) {
              link->participant->name, NULL);
         return;
     }
-    struct engine_event event = {.kind = EV_DONE};
-    event.done.participant = link->participant->number;
-    event.done.link = link->id;
-    event.done.epoch = gtid.epoch;
-    event.done.sequence = gtid.sequence;
-    event.done.kind = done_kind_of(done->kind);
-    event.done.stranger = done->has_stranger && done->stranger;
-    event.done.reason = done->reason;
+    struct engine_event event = {0};
+    coordmsg_read_done(done, link->participant->number, link->id, &gtid, &event);
     if (done->app != NULL && strlen(done->app) <= LS_IDENTITY_MAX) {
         event.done.app = apps_number(host->apps, done->app);
     }
@@ -931,64 +827,23 @@ void agents_on_verdict(struct agents *agents, const struct engine_effect *effect
                    effect->verdict.reason == NULL ? "" : effect->verdict.reason);
 }
 
-static Lockstep__Verdict wire_verdict(enum verdict verdict) {
-    switch (verdict) {
-    case VERDICT_IS_PENDING:
-        return LOCKSTEP__VERDICT__VERDICT_PENDING;
-    case VERDICT_IS_COMMIT:
-        return LOCKSTEP__VERDICT__VERDICT_COMMIT;
-    case VERDICT_IS_ABORT:
-        return LOCKSTEP__VERDICT__VERDICT_ABORT;
-    case VERDICT_IS_STRANGER:
-        return LOCKSTEP__VERDICT__VERDICT_STRANGER;
-    case VERDICT_IS_FOREIGN:
-        return LOCKSTEP__VERDICT__VERDICT_FOREIGN;
-    case VERDICT_IS_HUMAN:
-        return LOCKSTEP__VERDICT__VERDICT_HUMAN;
-    }
-    assert(!"verdict");
-    return LOCKSTEP__VERDICT__VERDICT_PENDING;
-}
-
 static void ask_engine(struct link *link, uint64_t token, uint32_t index, const Lockstep__InquiryItem *item,
                        const struct ls_gtid *gtid) {
     struct agents *agents = link->agents;
     struct host *host = agents->host;
     struct txn_branch_id ids[LS_PARTICIPANTS_PER_TXN_CEILING];
     Lockstep__LogCommit *record = NULL;
-    struct engine_event event = {.kind = EV_INQUIRY};
+    struct engine_event event = {0};
+    coordmsg_read_inquiry(item, link->participant, link->id, link->history_changed, gtid, &event);
     event.inquiry.token = token;
     event.inquiry.item = index;
-    event.inquiry.participant = link->participant->number;
-    event.inquiry.link = link->id;
-    event.inquiry.epoch = gtid->epoch;
-    event.inquiry.sequence = gtid->sequence;
-    event.inquiry.one_participant_form = gtid->participant != 0;
-    event.inquiry.gid = item->gid;
-    event.inquiry.xid = item->xid;
-    event.inquiry.system_id = item->system_id;
-    event.inquiry.timeline = item->timeline;
-    event.inquiry.history_changed = link->history_changed || gtid->epoch <= link->participant->changed_epoch;
     const struct txn *txn = engine_find(host->engine, gtid->epoch, gtid->sequence);
-    if (txn == NULL ||
-        txn->state ==
-            TXN_HAZARD) { /* what lives is answered from memory; of a hazard memory may hold the broken branch only */
+    if (coordmsg_ask_log(txn)) {
         event.inquiry.kept = host_find_decision(host, gtid->epoch, gtid->sequence, &record);
     }
     if (record != NULL) {
-        assert(record->n_branches <= LS_PARTICIPANTS_PER_TXN_CEILING);
-        for (size_t i = 0; i < record->n_branches; i++) {
-            const Lockstep__LogBranch *branch = record->branches[i];
-            ids[i] = (struct txn_branch_id){.participant = branch->participant,
-                                            .timeline = branch->timeline,
-                                            .system_id = branch->system_id,
-                                            .xid = branch->xid,
-                                            .lsn = branch->lsn,
-                                            .gid = branch->gid,
-                                            .owner = branch->owner};
-        }
         event.inquiry.kept_branches = ids;
-        event.inquiry.kept_branch_count = (uint32_t)record->n_branches;
+        event.inquiry.kept_branch_count = coordmsg_branches(record, ids);
     }
     host_step(host, &event);
     if (record != NULL) {
@@ -1028,7 +883,7 @@ static void on_inquiry(struct link *link, const Lockstep__Inquiry *inquiry) {
         lockstep__answer_item__init(&items[i]);
         items[i].gid = item->gid;
         items[i].xid = item->xid;
-        items[i].verdict = wire_verdict(judge_item(link, inquiry->token, (uint32_t)i, item));
+        items[i].verdict = coordmsg_verdict(judge_item(link, inquiry->token, (uint32_t)i, item));
     }
     Lockstep__Answer answer = LOCKSTEP__ANSWER__INIT;
     answer.token = inquiry->token;

@@ -22,7 +22,8 @@ enum ls_status claim_write_all(struct dlog *log, struct ls_error *err) {
     return LS_OK;
 }
 
-enum ls_status claim_log(struct dlog *log, const char *coordinator, uint32_t *ret_epoch, struct ls_error *err) {
+enum ls_status claim_log(struct dlog *log, const char *coordinator, uint64_t unix_ms, uint32_t *ret_epoch,
+                         struct ls_error *err) {
     Lockstep__LogEpoch record = LOCKSTEP__LOG_EPOCH__INIT;
     uint8_t payload[256];
     if (dlog_last_epoch(log) == UINT32_MAX) {
@@ -31,7 +32,7 @@ enum ls_status claim_log(struct dlog *log, const char *coordinator, uint32_t *re
     record.coordinator = (char *)(uintptr_t)coordinator;
     record.incarnation = (char *)(uintptr_t)dlog_incarnation(log);
     record.epoch = dlog_last_epoch(log) + 1;
-    record.started_unix_ms = claim_unix_ms();
+    record.started_unix_ms = unix_ms;
     record.version = (char *)(uintptr_t)LOCKSTEP_VERSION;
     assert(lockstep__log_epoch__get_packed_size(&record) <= sizeof payload);
     size_t length = lockstep__log_epoch__pack(&record, payload);

@@ -12,7 +12,7 @@
 
 /* Appends LogEpoch (last epoch + 1) and dlog_relog(), and writes until everything is durable. The writer thread must
  * not run yet. */
-enum ls_status claim_log(struct dlog *log, const char *coordinator, uint32_t *ret_epoch,
+enum ls_status claim_log(struct dlog *log, const char *coordinator, uint64_t unix_ms, uint32_t *ret_epoch,
                          struct ls_error *err) LS_MUST_CHECK;
 /* dlog_write() until nothing is dirty. */
 enum ls_status claim_write_all(struct dlog *log, struct ls_error *err) LS_MUST_CHECK;

@@ -17,6 +17,7 @@
 #include "coordinator/agents.h"
 #include "coordinator/api/api.h"
 #include "coordinator/claim.h"
+#include "coordinator/coordmsg.h"
 #include "coordinator/core/recover.h"
 #include "coordinator/dlog/writer.h"
 #include "coordinator/run.h"
@@ -74,40 +75,7 @@ static void must_append(enum ls_status status, const char *what) {
 static void log_commit(struct host *host, const struct engine_effect *effect) {
     const struct txn *txn = effect->txn;
     static uint8_t payload[LS_LOG_RECORD_MAX];
-    Lockstep__LogBranch branches[LS_PARTICIPANTS_PER_TXN_CEILING];
-    Lockstep__LogBranch *list[LS_PARTICIPANTS_PER_TXN_CEILING];
-    Lockstep__LogCommit record = LOCKSTEP__LOG_COMMIT__INIT;
-    for (uint32_t i = 0; i < txn->branch_count; i++) {
-        const struct txn_branch *branch = &txn->branches[i];
-        if (branch->state != BR_YES) {
-            continue;
-        }
-        Lockstep__LogBranch *to = &branches[record.n_branches];
-        lockstep__log_branch__init(to);
-        to->participant = branch->id.participant;
-        to->system_id = branch->id.system_id;
-        to->xid = branch->id.xid;
-        to->lsn = branch->id.lsn;
-        to->timeline = branch->id.timeline;
-        to->owner = (char *)(uintptr_t)branch->id.owner;
-        to->gid = (char *)(uintptr_t)branch->id.gid;
-        list[record.n_branches++] = to;
-    }
-    assert(record.n_branches >= 1);
-    record.branches = list;
-    record.epoch = txn->epoch;
-    record.sequence = txn->sequence;
-    record.decided_unix_ms = claim_unix_ms();
-    record.app = (char *)(uintptr_t)apps_identity(host->apps, txn->app);
-    if (txn->has_key) {
-        record.has_key_digest = record.has_document_digest = true;
-        record.key_digest =
-            (ProtobufCBinaryData){.len = sizeof txn->key_digest, .data = (uint8_t *)(uintptr_t)txn->key_digest};
-        record.document_digest = (ProtobufCBinaryData){.len = sizeof txn->document_digest,
-                                                       .data = (uint8_t *)(uintptr_t)txn->document_digest};
-    }
-    assert(lockstep__log_commit__get_packed_size(&record) <= sizeof payload);
-    size_t length = lockstep__log_commit__pack(&record, payload);
+    size_t length = coordmsg_pack_decision(txn, apps_identity(host->apps, txn->app), claim_unix_ms(), payload);
     if (failpoint_hit(FP_coord_before_log_append)) {
         must_append(LS_ERR_IO, "failpoint coord_before_log_append");
     }
@@ -132,17 +100,8 @@ static void log_end(struct host *host, const struct engine_effect *effect) {
 }
 
 static void log_hazard(struct host *host, const struct engine_effect *effect) {
-    Lockstep__LogHazard record = LOCKSTEP__LOG_HAZARD__INIT;
-    uint8_t payload[LS_REASON_MAX + 128];
-    char reason[LS_REASON_MAX + 1];
-    (void)snprintf(reason, sizeof reason, "%s", effect->text == NULL ? "" : effect->text);
-    record.epoch = effect->hazard.epoch;
-    record.sequence = effect->hazard.sequence;
-    record.participant = effect->hazard.participant;
-    record.reason = reason;
-    size_t length = lockstep__log_hazard__get_packed_size(&record);
-    assert(length <= sizeof payload);
-    (void)lockstep__log_hazard__pack(&record, payload);
+    uint8_t payload[COORDMSG_HAZARD_MAX];
+    size_t length = coordmsg_pack_hazard(effect, payload);
     uint64_t position, end;
     must_append(dlog_append(host->log, DLOG_HAZARD, payload, length, &position, &end), "appending a hazard");
     engine_set_log_room(host->engine, dlog_room(host->log));
@@ -152,18 +111,8 @@ static void log_hazard(struct host *host, const struct engine_effect *effect) {
 
 enum ls_status host_log_participant(struct host *host, const struct registry_participant *participant,
                                     uint64_t *ret_end, struct ls_error *err) {
-    Lockstep__LogParticipant record = LOCKSTEP__LOG_PARTICIPANT__INIT;
-    uint8_t payload[LS_PARTICIPANT_MAX + 64];
-    record.number = participant->number;
-    record.name = (char *)(uintptr_t)participant->name;
-    record.has_system_id = record.has_timeline = participant->system_id != 0;
-    record.system_id = participant->system_id;
-    record.timeline = participant->timeline;
-    record.has_changed_epoch = participant->changed_epoch != 0;
-    record.changed_epoch = participant->changed_epoch;
-    size_t length = lockstep__log_participant__get_packed_size(&record);
-    assert(length <= sizeof payload);
-    (void)lockstep__log_participant__pack(&record, payload);
+    uint8_t payload[COORDMSG_PARTICIPANT_MAX];
+    size_t length = coordmsg_pack_participant(participant, payload);
     /* Room that is promised to transactions is not for newcomers. */
     struct engine_stats stats;
     engine_stats(host->engine, &stats);
@@ -185,27 +134,12 @@ static void refresh_fence(struct host *host) {
     host->fence.chain = chain;
 }
 
-static enum kept_kind kept_of(enum dlog_found found) {
-    switch (found) {
-    case DLOG_FOUND:
-        return KEPT_COMMIT;
-    case DLOG_ABSENT:
-        return KEPT_NONE;
-    case DLOG_BEYOND_HORIZON:
-        return KEPT_BEYOND_HORIZON;
-    case DLOG_NEVER_ISSUED:
-        return KEPT_FUTURE;
-    }
-    assert(!"dlog_found");
-    return KEPT_NONE;
-}
-
 enum kept_kind host_find_decision(struct host *host, uint32_t epoch, uint64_t sequence,
                                   Lockstep__LogCommit **ret_record) {
     uint64_t position;
     enum dlog_found found = dlog_find(host->log, epoch, sequence, &position);
     if (found != DLOG_FOUND) {
-        return kept_of(found);
+        return coordmsg_kept(found);
     }
     struct dlog_record record;
     struct ls_error err;
@@ -666,7 +600,7 @@ static enum ls_status open_log(struct host *host, struct recovery *recovery, str
         return status;
     }
     (void)snprintf(host->incarnation, sizeof host->incarnation, "%s", dlog_incarnation(host->log));
-    status = claim_log(host->log, host->conf.name, &host->epoch, err);
+    status = claim_log(host->log, host->conf.name, claim_unix_ms(), &host->epoch, err);
     if (status != LS_OK) {
         return status;
     }

@@ -15,10 +15,9 @@
 #include "common/failpoint.h"
 #include "common/peer.h"
 #include "common/statement.h"
+#include "participant/agentmsg.h"
 #include "participant/functions.h"
 #include "participant/host.h"
-
-#define ANSWER_ITEMS_MAX AGENT_INQUIRY_ITEMS_MAX
 
 struct uplink {
     struct agenthost *host;
@@ -180,123 +179,44 @@ static void take_work(struct uplink *uplink, const Lockstep__Frame *frame, struc
         break_link(uplink);
         return;
     }
-    Lockstep__Work *work = frame_take_work(frame);
-    event->kind = AEV_WORK;
-    event->work.gtid = work->gtid;
-    event->work.part = work->part;
-    event->work.last = work->last;
-    event->work.one_phase = work->one_phase;
-    event->work.gid_form = work->gid_form == LOCKSTEP__GID_FORM__XA ? LS_GID_XA : uplink->host->conf.gid_form;
-    event->work.lock_timeout_ms = work->lock_timeout_ms;
-    event->work.deadline_ms = work->deadline_ms;
+    Lockstep__Work *work = frame_take_work(frame); /* what the event borrows is in there */
     event->work.work = work;
     if (refuse_work(uplink->host, work, event, &err))
         event->work.refused = err.text;
     agenthost_step(uplink->host, event);
 }
 
-static struct agent_decide read_decide(const Lockstep__Decide *decide)
+static void take_prove(struct uplink *uplink, const Lockstep__Prove *prove, struct agent_event *event)
 {
-    return (struct agent_decide){.gtid = decide->gtid,
-                                 .commit = decide->commit,
-                                 .one_phase = decide->one_phase,
-                                 .gid = decide->gid,
-                                 .identity = {decide->system_id, decide->timeline, decide->xid, decide->lsn},
-                                 .owner = decide->owner};
-}
-
-static void take_answer(struct uplink *uplink, const Lockstep__Answer *answer, struct agent_event *event)
-{
-    static struct agent_answer_item items[ANSWER_ITEMS_MAX];
-    if (answer->n_items > ANSWER_ITEMS_MAX) {
-        peer_close(uplink->peer, "an answer to more than was asked", true);
-        return;
+    for (size_t i = 0; i < prove->n_items && uplink->up; i++) {
+        agentmsg_read_decide(prove->items[i], true, event);
+        agenthost_step(uplink->host, event);
     }
-    for (size_t i = 0; i < answer->n_items; i++) {
-        const Lockstep__AnswerItem *item = answer->items[i];
-        items[i] = (struct agent_answer_item){item->gid, item->xid, (enum agent_verdict)item->verdict, item->reason};
-    }
-    if (failpoint_hit(FP_agent_answer_received)) {
-        break_link(uplink);
-        return;
-    }
-    event->kind = AEV_ANSWER;
-    event->answer.token = answer->token;
-    event->answer.items = items;
-    event->answer.count = (uint32_t)answer->n_items;
-    agenthost_step(uplink->host, event);
-}
-
-static void take_decide(struct uplink *uplink, const Lockstep__Decide *decide, struct agent_event *event)
-{
-    if (failpoint_hit(FP_agent_decide_received)) {
-        break_link(uplink);
-        return;
-    }
-    event->kind = AEV_DECIDE;
-    event->decide = read_decide(decide);
-    agenthost_step(uplink->host, event);
 }
 
 static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *frame)
 {
     struct uplink *uplink = context;
-    struct agent_event event = {.link = uplink->number, .has_fence = frame->fence != NULL};
+    static struct agent_answer_item items[AGENT_INQUIRY_ITEMS_MAX];
+    struct agent_event event = {0};
     if (!uplink->up || uplink->peer != peer)
         return;
-    if (frame->fence != NULL) {
-        snprintf(event.fence.incarnation, sizeof(event.fence.incarnation), "%s", frame->fence->incarnation);
-        event.fence.epoch = frame->fence->epoch;
-        event.fence.position = frame->fence->position;
-        event.fence.chain = frame->fence->chain;
+    agentmsg_read_fence(frame, uplink->number, &event);
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_PROVE) {
+        take_prove(uplink, frame->prove, &event);
+        return;
     }
-    switch (frame->body_case) {
-    case LOCKSTEP__FRAME__BODY_WORK:
+    if (!agentmsg_read(frame, uplink->host->conf.gid_form, items, &event)) {
+        peer_close(peer, "a frame that a coordinator does not send", true);
+        return;
+    }
+    if (event.kind == AEV_WORK) {
         take_work(uplink, frame, &event);
         return;
-    case LOCKSTEP__FRAME__BODY_DECIDE:
-        take_decide(uplink, frame->decide, &event);
-        return;
-    case LOCKSTEP__FRAME__BODY_ANSWER:
-        take_answer(uplink, frame->answer, &event);
-        return;
-    case LOCKSTEP__FRAME__BODY_PROVE:
-        for (size_t i = 0; i < frame->prove->n_items && uplink->up; i++) {
-            event.kind = AEV_PROVE;
-            event.decide = read_decide(frame->prove->items[i]);
-            event.decide.commit = true;
-            agenthost_step(uplink->host, &event);
-        }
-        return;
-    case LOCKSTEP__FRAME__BODY_SETTLE:
-        event.kind = AEV_SETTLE;
-        event.settle.gtid = frame->settle->gtid;
-        break;
-    case LOCKSTEP__FRAME__BODY_WELCOME:
-        event.kind = AEV_WELCOME;
-        event.welcome.number = frame->welcome->number;
-        event.welcome.coordinator = frame->welcome->coordinator;
-        event.welcome.has_chain_at = frame->welcome->has_chain_at;
-        event.welcome.chain_at = frame->welcome->chain_at;
-        event.welcome.accepted_incarnation = frame->welcome->accepted_incarnation;
-        break;
-    case LOCKSTEP__FRAME__BODY_PING:
-        event.kind = AEV_PING;
-        event.ping.token = frame->ping->token;
-        break;
-    case LOCKSTEP__FRAME__BODY__NOT_SET:
-    case LOCKSTEP__FRAME__BODY_HELLO:
-    case LOCKSTEP__FRAME__BODY_PONG:
-    case LOCKSTEP__FRAME__BODY_VOTE:
-    case LOCKSTEP__FRAME__BODY_DONE:
-    case LOCKSTEP__FRAME__BODY_INQUIRY:
-    case LOCKSTEP__FRAME__BODY_CREDIT:
-    case LOCKSTEP__FRAME__BODY_REFUSE:
-    case LOCKSTEP__FRAME__BODY_ERROR:
-    case LOCKSTEP__FRAME__BODY_READY:
-    case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
-    default:
-        peer_close(peer, "a frame that a coordinator does not send", true);
+    }
+    if ((event.kind == AEV_DECIDE && failpoint_hit(FP_agent_decide_received)) ||
+        (event.kind == AEV_ANSWER && failpoint_hit(FP_agent_answer_received))) {
+        break_link(uplink);
         return;
     }
     agenthost_step(uplink->host, &event);
@@ -322,65 +242,20 @@ static char *text(const char *borrowed)
     return (char *)(uintptr_t)borrowed;
 }
 
-static void fill_fence(const struct agent_fence *from, Lockstep__Fence *to)
-{
-    lockstep__fence__init(to);
-    to->incarnation = text(from->incarnation);
-    to->epoch = from->epoch;
-    to->position = from->position;
-    to->chain = from->chain;
-}
+static struct agentmsg message; /* under construction: one at a time */
 
 static void send_hello(struct uplink *uplink, const struct agent_effect *effect)
 {
     struct agenthost *host = uplink->host;
-    Lockstep__TimelineSwitch switches[AGENT_HISTORY_MAX], *list[AGENT_HISTORY_MAX];
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Hello hello = LOCKSTEP__HELLO__INIT;
-    Lockstep__Fence fence;
     struct pg_stats stats;
     pg_stats(host->pg, &stats);
-    hello.version = LS_PROTOCOL_VERSION;
-    hello.version_min = LS_PROTOCOL_VERSION_MIN;
-    hello.participant = host->conf.name;
-    hello.coordinator = host->conf.coordinator_name;
-    hello.nonce = host->nonce;
-    hello.system_id = effect->hello.server.system_id;
-    hello.timeline = effect->hello.server.timeline;
-    hello.insert_lsn = effect->hello.server.insert_lsn;
-    hello.credits = effect->hello.credits;
-    hello.server_version = text(stats.server_version);
-    hello.database = text(stats.database);
-    for (uint32_t i = 0; i < effect->hello.history_count; i++) {
-        lockstep__timeline_switch__init(&switches[i]);
-        switches[i].timeline = effect->hello.history[i].timeline;
-        switches[i].lsn = effect->hello.history[i].lsn;
-        list[i] = &switches[i];
-    }
-    hello.n_history = effect->hello.history_count;
-    hello.history = list;
-    if (effect->hello.has_fence) {
-        fill_fence(&effect->hello.fence, &fence);
-        frame.fence = &fence;
-    }
-    frame.body_case = LOCKSTEP__FRAME__BODY_HELLO;
-    frame.hello = &hello;
-    send_frame(uplink, effect, &frame);
-}
-
-static void send_refuse(struct uplink *uplink, const struct agent_effect *effect)
-{
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Refuse refuse = LOCKSTEP__REFUSE__INIT;
-    Lockstep__Fence fence;
-    refuse.reason = text(effect->refuse.reason);
-    if (effect->refuse.has_fence) {
-        fill_fence(&effect->refuse.fence, &fence);
-        refuse.remembered = &fence;
-    }
-    frame.body_case = LOCKSTEP__FRAME__BODY_REFUSE;
-    frame.refuse = &refuse;
-    send_frame(uplink, effect, &frame);
+    agentmsg_build(&message, effect);
+    message.hello.participant = host->conf.name;
+    message.hello.coordinator = host->conf.coordinator_name;
+    message.hello.nonce = host->nonce;
+    message.hello.server_version = text(stats.server_version);
+    message.hello.database = text(stats.database);
+    send_frame(uplink, effect, &message.frame);
 }
 
 /* The results of the branch's last run, as protobuf-c wants them; *ret_list is to be freed. */
@@ -408,40 +283,14 @@ static size_t make_results(struct agenthost *host, uint64_t branch, Lockstep__St
 
 static void send_vote(struct uplink *uplink, const struct agent_effect *effect)
 {
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Vote vote = LOCKSTEP__VOTE__INIT;
     Lockstep__StepResult **results = NULL;
-    vote.gtid = text(effect->gtid);
-    vote.kind = (Lockstep__VoteKind)effect->vote.kind;
-    vote.has_part = effect->vote.kind == AGENT_VOTE_CONTINUE;
-    vote.part = effect->vote.part;
+    agentmsg_build(&message, effect);
     if (effect->vote.with_results)
-        vote.n_results = make_results(uplink->host, effect->branch, &results);
-    vote.results = results;
-    if (effect->vote.kind == AGENT_VOTE_YES) {
-        vote.gid = text(effect->vote.gid);
-        vote.has_xid = vote.has_lsn = vote.has_system_id = vote.has_timeline = true;
-        vote.xid = effect->vote.identity.xid;
-        vote.lsn = effect->vote.identity.lsn;
-        vote.system_id = effect->vote.identity.system_id;
-        vote.timeline = effect->vote.identity.timeline;
-        vote.owner = text(effect->vote.owner);
-    }
-    vote.sqlstate = text(effect->vote.sqlstate);
-    vote.reason = text(effect->vote.reason);
-    vote.has_step = effect->vote.has_step;
-    vote.step = effect->vote.step;
-    vote.has_retryable = effect->vote.retryable;
-    vote.retryable = effect->vote.retryable;
-    vote.existing_gtid = text(effect->vote.existing_gtid);
-    vote.has_existing_hash = effect->vote.existing_hash != NULL && effect->vote.existing_hash_length > 0;
-    vote.existing_hash.len = effect->vote.existing_hash_length;
-    vote.existing_hash.data = (uint8_t *)(uintptr_t)effect->vote.existing_hash;
-    frame.body_case = LOCKSTEP__FRAME__BODY_VOTE;
-    frame.vote = &vote;
+        message.vote.n_results = make_results(uplink->host, effect->branch, &results);
+    message.vote.results = results;
     if (failpoint_hit(FP_agent_before_vote))
         break_link(uplink);
-    send_frame(uplink, effect, &frame);
+    send_frame(uplink, effect, &message.frame);
     free(results);
     if (uplink->host->conf.faults && uplink->peer != NULL)
         peer_flush(uplink->peer); /* or "after the vote" would not be after it */
@@ -449,62 +298,18 @@ static void send_vote(struct uplink *uplink, const struct agent_effect *effect)
         break_link(uplink);
 }
 
-static void send_done(struct uplink *uplink, const struct agent_effect *effect)
-{
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Done done = LOCKSTEP__DONE__INIT;
-    done.gtid = text(effect->gtid);
-    done.kind = (Lockstep__DoneKind)effect->done.kind;
-    done.reason = text(effect->done.reason);
-    done.has_stranger = effect->done.stranger;
-    done.stranger = effect->done.stranger;
-    done.app = text(effect->done.app);
-    frame.body_case = LOCKSTEP__FRAME__BODY_DONE;
-    frame.done = &done;
-    send_frame(uplink, effect, &frame);
-}
-
 static void send_inquiry(struct uplink *uplink, const struct agent_effect *effect)
 {
-    static Lockstep__InquiryItem items[AGENT_INQUIRY_ITEMS_MAX], *list[AGENT_INQUIRY_ITEMS_MAX];
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Inquiry inquiry = LOCKSTEP__INQUIRY__INIT;
-    assert(effect->inquiry.count <= AGENT_INQUIRY_ITEMS_MAX);
-    for (uint32_t i = 0; i < effect->inquiry.count; i++) {
-        const struct agent_prepared *from = &effect->inquiry.items[i];
-        lockstep__inquiry_item__init(&items[i]);
-        items[i].gid = text(from->gid);
-        items[i].xid = from->xid;
-        items[i].owner = text(from->owner);
-        items[i].age_ms = from->age_ms;
-        items[i].system_id = effect->inquiry.server.system_id;
-        items[i].timeline = effect->inquiry.server.timeline;
-        list[i] = &items[i];
-    }
-    inquiry.token = effect->inquiry.token;
-    inquiry.n_items = effect->inquiry.count;
-    inquiry.items = list;
-    frame.body_case = LOCKSTEP__FRAME__BODY_INQUIRY;
-    frame.inquiry = &inquiry;
+    agentmsg_build(&message, effect);
     if (failpoint_hit(FP_agent_before_inquiry))
         break_link(uplink);
-    send_frame(uplink, effect, &frame);
+    send_frame(uplink, effect, &message.frame);
 }
 
-static void send_small(struct uplink *uplink, const struct agent_effect *effect)
+static void send_other(struct uplink *uplink, const struct agent_effect *effect)
 {
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Ready ready = LOCKSTEP__READY__INIT;
-    Lockstep__Credit credit = LOCKSTEP__CREDIT__INIT;
-    if (effect->kind == AEF_SEND_READY) {
-        frame.body_case = LOCKSTEP__FRAME__BODY_READY;
-        frame.ready = &ready;
-    } else {
-        credit.credits = effect->credit.credits;
-        frame.body_case = LOCKSTEP__FRAME__BODY_CREDIT;
-        frame.credit = &credit;
-    }
-    send_frame(uplink, effect, &frame);
+    agentmsg_build(&message, effect);
+    send_frame(uplink, effect, &message.frame);
 }
 
 static void close_link(struct uplink *uplink, const struct agent_effect *effect)
@@ -532,19 +337,15 @@ void uplink_carry_out(struct uplink *uplink, const struct agent_effect *effect)
         send_hello(uplink, effect);
         return;
     case AEF_SEND_REFUSE:
-        send_refuse(uplink, effect);
-        return;
     case AEF_SEND_READY:
     case AEF_SEND_CREDIT:
-        send_small(uplink, effect);
+    case AEF_SEND_DONE:
+        send_other(uplink, effect);
         return;
     case AEF_SEND_PONG:
         return; /* peer.c has answered */
     case AEF_SEND_VOTE:
         send_vote(uplink, effect);
-        return;
-    case AEF_SEND_DONE:
-        send_done(uplink, effect);
         return;
     case AEF_SEND_INQUIRY:
         send_inquiry(uplink, effect);

@@ -7,6 +7,7 @@
 
 #include "common/frame.h"
 #include "common/statement.h"
+#include "participant/agentmsg.h"
 #include "participant/core/branch.h"
 #include "tests/sim/check.h"
 #include "tests/sim/client.h"
@@ -14,6 +15,7 @@
 #include "tests/sim/pg.h"
 
 #define WORKS_MAX 256u
+#define DRAIN_US (3 * SECOND)
 
 struct agent_host {
     bool alive;
@@ -23,7 +25,7 @@ struct agent_host {
     struct agent *core;
     struct agent_effects effects;
     uint64_t link, armed_us, paused_until_us;
-    Lockstep__Frame *works[WORKS_MAX];
+    Lockstep__Work *works[WORKS_MAX];
     /* step results of the last run of a branch, kept for its vote */
     struct {
         uint64_t branch;
@@ -32,34 +34,41 @@ struct agent_host {
     } results[WORKS_MAX];
 };
 
+/* Somebody may start a second agent for a participant: it stands behind the first ones. Lives tell the two apart: odd
+ * numbers are the first agent's, even ones the second's. */
 struct sim_agents {
-    struct agent_host list[SIM_PARTICIPANTS_MAX];
+    struct agent_host list[2 * SIM_PARTICIPANTS_MAX];
 };
 
 static void crash(struct world *world, struct agent_host *host);
+static void step(struct world *world, struct agent_host *host, struct agent_event *event);
 static void start(struct world *world, uint64_t participant, uint64_t life);
 
 void sim_participant_name(uint32_t participant, char name[8]) {
     snprintf(name, 8, "p%u", participant + 1);
 }
 
+static struct agent_host *host_slot(const struct world *world, uint32_t participant, uint64_t life) {
+    return &world->agents->list[life % 2 == 1 ? participant : SIM_PARTICIPANTS_MAX + participant];
+}
+
 static struct agent_host *host_of(struct world *world, uint32_t participant, uint64_t life) {
-    struct agent_host *host = &world->agents->list[participant];
+    struct agent_host *host = host_slot(world, participant, life);
     return host->alive && host->life == life ? host : NULL;
 }
 
 uint64_t agent_host_paused_until(const struct world *world, uint32_t participant, uint64_t life) {
-    return agent_host_alive(world, participant, life) ? world->agents->list[participant].paused_until_us : 0;
+    return agent_host_alive(world, participant, life) ? host_slot(world, participant, life)->paused_until_us : 0;
 }
 
 bool agent_host_alive(const struct world *world, uint32_t participant, uint64_t life) {
-    const struct agent_host *host = &world->agents->list[participant];
+    const struct agent_host *host = host_slot(world, participant, life);
     return host->alive && host->life == life;
 }
 
 static void trace(struct world *world, const struct agent_host *host, const char *word, const char *detail) {
-    char name[8];
-    sim_participant_name(host->participant, name);
+    char name[16];
+    snprintf(name, sizeof name, "p%u%s", host->participant + 1, host->life % 2 == 1 ? "" : "b");
     world_trace(world, name, word, "%s", detail);
 }
 
@@ -75,71 +84,28 @@ bool agent_host_lists(const struct world *world, uint32_t participant, const cha
 
 /* ------------------------------------------------------------------ frames */
 
-static void send_frame(struct world *world, struct agent_host *host, uint64_t link, Lockstep__Frame *frame) {
-    (void)host;
-    net_send_to_coord(world, link, frame);
-}
+static struct agentmsg message; /* under construction: one at a time */
 
 static char *text(const char *from) {
     return (char *)(uintptr_t)(from != NULL ? from : "");
 }
 
-static void fence_out(Lockstep__Fence *to, const struct agent_fence *from) {
-    lockstep__fence__init(to);
-    to->incarnation = text(from->incarnation);
-    to->epoch = from->epoch;
-    to->position = from->position;
-    to->chain = from->chain;
-}
-
-static void send_hello(struct world *world, struct agent_host *host, const struct agent_effect *e) {
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Hello hello = LOCKSTEP__HELLO__INIT;
-    Lockstep__Fence fence;
-    Lockstep__TimelineSwitch switches[PG_HISTORY_MAX];
-    Lockstep__TimelineSwitch *list[PG_HISTORY_MAX];
+static void send_hello(struct world *world, const struct agent_host *host, const struct agent_effect *e) {
     char name[8], nonce[24];
     sim_participant_name(host->participant, name);
     snprintf(nonce, sizeof nonce, "%llu", (unsigned long long)host->life);
-    hello.version = LS_PROTOCOL_VERSION;
-    hello.version_min = LS_PROTOCOL_VERSION_MIN;
-    hello.participant = name;
-    hello.coordinator = text(SIM_COORDINATOR);
-    hello.nonce = nonce;
-    hello.system_id = e->hello.server.system_id;
-    hello.timeline = e->hello.server.timeline;
-    hello.insert_lsn = e->hello.server.insert_lsn;
-    hello.credits = e->hello.credits;
-    hello.server_version = text("150018");
-    hello.database = name;
-    for (uint32_t i = 0; i < e->hello.history_count; i++) {
-        lockstep__timeline_switch__init(&switches[i]);
-        switches[i].timeline = e->hello.history[i].timeline;
-        switches[i].lsn = e->hello.history[i].lsn;
-        list[i] = &switches[i];
-    }
-    hello.n_history = e->hello.history_count;
-    hello.history = list;
-    if (e->hello.has_fence) {
-        fence_out(&fence, &e->hello.fence);
-        frame.fence = &fence;
-    }
-    frame.body_case = LOCKSTEP__FRAME__BODY_HELLO;
-    frame.hello = &hello;
-    send_frame(world, host, e->link, &frame);
+    agentmsg_build(&message, e);
+    message.hello.participant = message.hello.database = name;
+    message.hello.coordinator = text(SIM_COORDINATOR);
+    message.hello.nonce = nonce;
+    message.hello.server_version = text("150018");
+    net_send_to_coord(world, e->link, &message.frame);
 }
 
-static void send_vote(struct world *world, struct agent_host *host, const struct agent_effect *e) {
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Vote vote = LOCKSTEP__VOTE__INIT;
+static void send_vote(struct world *world, const struct agent_host *host, const struct agent_effect *e) {
     Lockstep__StepResult results[PG_STATEMENTS_MAX];
     Lockstep__StepResult *list[PG_STATEMENTS_MAX];
-    vote.gtid = text(e->gtid);
-    vote.kind = (Lockstep__VoteKind)e->vote.kind;
-    if (e->vote.kind == AGENT_VOTE_CONTINUE) {
-        vote.has_part = true;
-        vote.part = e->vote.part;
-    }
+    agentmsg_build(&message, e);
     for (size_t i = 0; e->vote.with_results && i < WORKS_MAX; i++) {
         if (host->results[i].branch != e->branch) {
             continue;
@@ -150,108 +116,25 @@ static void send_vote(struct world *world, struct agent_host *host, const struct
             results[r].rows_affected = host->results[i].rows[r].rows_affected;
             list[r] = &results[r];
         }
-        vote.n_results = host->results[i].count;
-        vote.results = list;
+        message.vote.n_results = host->results[i].count;
+        message.vote.results = list;
     }
-    if (e->vote.kind == AGENT_VOTE_YES) {
-        vote.gid = text(e->vote.gid);
-        vote.owner = text(e->vote.owner);
-        vote.has_xid = vote.has_lsn = vote.has_system_id = vote.has_timeline = true;
-        vote.xid = e->vote.identity.xid;
-        vote.lsn = e->vote.identity.lsn;
-        vote.system_id = e->vote.identity.system_id;
-        vote.timeline = e->vote.identity.timeline;
-    }
-    if (e->vote.sqlstate != NULL && e->vote.sqlstate[0] != '\0') {
-        vote.sqlstate = text(e->vote.sqlstate);
-    }
-    if (e->vote.reason != NULL) {
-        vote.reason = text(e->vote.reason);
-    }
-    vote.has_step = e->vote.has_step;
-    vote.step = e->vote.step;
-    vote.has_retryable = true;
-    vote.retryable = e->vote.retryable;
-    if (e->vote.kind == AGENT_VOTE_EXISTS) {
-        vote.existing_gtid = text(e->vote.existing_gtid);
-        vote.has_existing_hash = e->vote.existing_hash_length > 0;
-        vote.existing_hash.data = (uint8_t *)(uintptr_t)e->vote.existing_hash;
-        vote.existing_hash.len = e->vote.existing_hash_length;
-    }
-    frame.body_case = LOCKSTEP__FRAME__BODY_VOTE;
-    frame.vote = &vote;
-    send_frame(world, host, e->link, &frame);
+    net_send_to_coord(world, e->link, &message.frame);
 }
 
-static void send_done(struct world *world, struct agent_host *host, const struct agent_effect *e) {
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Done done = LOCKSTEP__DONE__INIT;
-    done.gtid = text(e->gtid);
-    done.kind = (Lockstep__DoneKind)e->done.kind;
-    if (e->done.reason != NULL) {
-        done.reason = text(e->done.reason);
-    }
-    done.has_stranger = e->done.stranger;
-    done.stranger = e->done.stranger;
-    frame.body_case = LOCKSTEP__FRAME__BODY_DONE;
-    frame.done = &done;
-    send_frame(world, host, e->link, &frame);
+static void send_other(struct world *world, const struct agent_effect *e) {
+    agentmsg_build(&message, e);
+    net_send_to_coord(world, e->link, &message.frame);
 }
 
-static void send_inquiry(struct world *world, struct agent_host *host, const struct agent_effect *e) {
+/* In lockstep-agent the transport answers pings (common/peer.c). */
+static void send_pong(struct world *world, const struct agent_effect *e) {
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Inquiry inquiry = LOCKSTEP__INQUIRY__INIT;
-    Lockstep__InquiryItem items[PG_SCAN_MAX];
-    Lockstep__InquiryItem *list[PG_SCAN_MAX];
-    assert(e->inquiry.count <= PG_SCAN_MAX);
-    inquiry.token = e->inquiry.token;
-    for (uint32_t i = 0; i < e->inquiry.count; i++) {
-        const struct agent_prepared *from = &e->inquiry.items[i];
-        lockstep__inquiry_item__init(&items[i]);
-        items[i].gid = text(from->gid);
-        items[i].xid = from->xid;
-        items[i].owner = text(from->owner);
-        items[i].age_ms = from->age_ms;
-        items[i].system_id = e->inquiry.server.system_id;
-        items[i].timeline = e->inquiry.server.timeline;
-        list[i] = &items[i];
-    }
-    inquiry.n_items = e->inquiry.count;
-    inquiry.items = list;
-    frame.body_case = LOCKSTEP__FRAME__BODY_INQUIRY;
-    frame.inquiry = &inquiry;
-    send_frame(world, host, e->link, &frame);
-}
-
-static void send_small(struct world *world, struct agent_host *host, const struct agent_effect *e) {
-    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Ready ready = LOCKSTEP__READY__INIT;
-    Lockstep__Refuse refuse = LOCKSTEP__REFUSE__INIT;
     Lockstep__Pong pong = LOCKSTEP__PONG__INIT;
-    Lockstep__Credit credit = LOCKSTEP__CREDIT__INIT;
-    Lockstep__Fence fence;
-    if (e->kind == AEF_SEND_READY) {
-        frame.body_case = LOCKSTEP__FRAME__BODY_READY;
-        frame.ready = &ready;
-    } else if (e->kind == AEF_SEND_REFUSE) {
-        refuse.reason = text(e->refuse.reason);
-        if (e->refuse.has_fence) {
-            fence_out(&fence, &e->refuse.fence);
-            refuse.remembered = &fence;
-        }
-        frame.body_case = LOCKSTEP__FRAME__BODY_REFUSE;
-        frame.refuse = &refuse;
-    } else if (e->kind == AEF_SEND_PONG) {
-        pong.token = e->pong.token;
-        frame.body_case = LOCKSTEP__FRAME__BODY_PONG;
-        frame.pong = &pong;
-    } else {
-        assert(e->kind == AEF_SEND_CREDIT);
-        credit.credits = e->credit.credits;
-        frame.body_case = LOCKSTEP__FRAME__BODY_CREDIT;
-        frame.credit = &credit;
-    }
-    send_frame(world, host, e->link, &frame);
+    pong.token = e->pong.token;
+    frame.body_case = LOCKSTEP__FRAME__BODY_PONG;
+    frame.pong = &pong;
+    net_send_to_coord(world, e->link, &frame);
 }
 
 /* ------------------------------------------------------- requests to the server */
@@ -259,7 +142,7 @@ static void send_small(struct world *world, struct agent_host *host, const struc
 static void free_work(struct agent_host *host, void *work) {
     for (size_t i = 0; i < WORKS_MAX; i++) {
         if (host->works[i] == work) {
-            lockstep__frame__free_unpacked(host->works[i], NULL);
+            lockstep__work__free_unpacked(host->works[i], NULL);
             host->works[i] = NULL;
             return;
         }
@@ -270,7 +153,7 @@ static void free_work(struct agent_host *host, void *work) {
 static const Lockstep__Work *work_of(const struct agent_host *host, const void *work) {
     for (size_t i = 0; i < WORKS_MAX; i++) {
         if (host->works[i] == work) {
-            return host->works[i]->work;
+            return host->works[i];
         }
     }
     assert(!"a Work that was given back is used");
@@ -423,6 +306,14 @@ static const char *done_name(enum agent_done done) {
     return names[done];
 }
 
+static void greet_stale(struct world *world, const struct agent_host *host, uint64_t link) {
+    struct agent_fence stored;
+    bool has = pg_stored_fence(world, host->participant, &stored);
+    if (net_leads_to_stale(world, link)) {
+        check_stale_greeted(world, host->participant, link, has, &stored);
+    }
+}
+
 static void carry_out(struct world *world, struct agent_host *host, const struct agent_effect *e) {
     char detail[LS_REASON_MAX + LS_GTID_MAX + 32];
     switch (e->kind) {
@@ -434,6 +325,8 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         trace(world, host, e->report.alarm ? "ALARM" : "reports", e->text);
         return;
     case AEF_DRAINED:
+        trace(world, host, "stops", "nothing runs any more");
+        host->dying = true;
         return;
     case AEF_DIAL:
         net_dial(world, host->participant, host->life);
@@ -443,6 +336,7 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         return;
     case AEF_SEND_HELLO:
         trace(world, host, "Hello", "");
+        greet_stale(world, host, e->link);
         send_hello(world, host, e);
         return;
     case AEF_SEND_VOTE:
@@ -455,25 +349,30 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         snprintf(detail, sizeof detail, "%s %s %s", e->gtid, done_name(e->done.kind),
                  e->done.reason != NULL ? e->done.reason : "");
         trace(world, host, "Done", detail);
-        send_done(world, host, e);
+        send_other(world, e);
         return;
     case AEF_SEND_INQUIRY:
         snprintf(detail, sizeof detail, "%u gids", e->inquiry.count);
         trace(world, host, "Inquiry", detail);
-        send_inquiry(world, host, e);
+        send_other(world, e);
         return;
     case AEF_SEND_READY:
     case AEF_SEND_REFUSE:
         if (e->kind == AEF_SEND_READY && pg_leftovers(world, host->participant, host->life) > 0) {
             world_wrong(world, "p%u is ready while backends of its earlier life are alive", host->participant + 1);
         }
+        if (e->kind == AEF_SEND_READY && net_leads_to_stale(world, e->link)) {
+            check_stale_served(world, host->participant, e->link);
+        }
         trace(world, host, e->kind == AEF_SEND_READY ? "Ready" : "Refuse",
               e->kind == AEF_SEND_READY ? "" : e->refuse.reason);
-        send_small(world, host, e);
+        send_other(world, e);
+        return;
+    case AEF_SEND_CREDIT:
+        send_other(world, e);
         return;
     case AEF_SEND_PONG:
-    case AEF_SEND_CREDIT:
-        send_small(world, host, e);
+        send_pong(world, e);
         return;
     case AEF_FREE_WORK:
         free_work(host, e->free_work.work);
@@ -562,28 +461,9 @@ void agent_host_link_down(struct world *world, uint32_t participant, uint64_t li
     }
 }
 
-static void take_decide(struct agent_decide *to, const Lockstep__Decide *from) {
-    to->gtid = from->gtid;
-    to->commit = from->commit;
-    to->one_phase = from->one_phase;
-    to->gid = from->gid;
-    to->identity.system_id = from->system_id;
-    to->identity.timeline = from->timeline;
-    to->identity.xid = from->xid;
-    to->identity.lsn = from->lsn;
-    to->owner = from->owner;
-}
-
-static void on_work(struct world *world, struct agent_host *host, Lockstep__Frame *frame, struct agent_event *event) {
-    const Lockstep__Work *work = frame->work;
-    event->kind = AEV_WORK;
-    event->work.gtid = work->gtid;
-    event->work.part = work->part;
-    event->work.last = work->last;
-    event->work.one_phase = work->one_phase;
-    event->work.gid_form = work->gid_form == LOCKSTEP__GID_FORM__XA ? LS_GID_XA : LS_GID_READABLE;
-    event->work.lock_timeout_ms = work->lock_timeout_ms;
-    event->work.deadline_ms = work->deadline_ms;
+static void on_work(struct world *world, struct agent_host *host, const Lockstep__Frame *frame,
+                    struct agent_event *event) {
+    Lockstep__Work *work = frame_take_work(frame); /* what the event borrows is in there */
     struct ls_error err;
     for (size_t i = 0; i < work->n_statements && event->work.refused == NULL; i++) {
         if (statement_check(work->statements[i]->sql, strlen(work->statements[i]->sql), &err) != LS_OK) {
@@ -596,39 +476,39 @@ static void on_work(struct world *world, struct agent_host *host, Lockstep__Fram
         slot++;
     }
     assert(slot < WORKS_MAX);
-    host->works[slot] = frame;
-    event->work.work = frame;
+    host->works[slot] = work;
+    event->work.work = work;
     step(world, host, event);
 }
 
 static void on_prove(struct world *world, uint32_t participant, uint64_t life, const Lockstep__Prove *prove,
                      struct agent_event *event) {
-    event->kind = AEV_PROVE;
     for (size_t i = 0; i < prove->n_items; i++) {
         struct agent_host *host = host_of(world, participant, life);
         if (host == NULL) {
             return; /* died between two items */
         }
-        take_decide(&event->decide, prove->items[i]);
+        agentmsg_read_decide(prove->items[i], true, event);
         step(world, host, event);
     }
 }
 
-static void on_answer(struct world *world, struct agent_host *host, const Lockstep__Answer *answer,
-                      struct agent_event *event) {
-    struct agent_answer_item items[PG_SCAN_MAX];
-    assert(answer->n_items <= PG_SCAN_MAX);
-    event->kind = AEV_ANSWER;
-    event->answer.token = answer->token;
-    event->answer.items = items;
-    event->answer.count = (uint32_t)answer->n_items;
-    for (size_t i = 0; i < answer->n_items; i++) {
-        items[i].gid = answer->items[i]->gid;
-        items[i].xid = answer->items[i]->xid;
-        items[i].verdict = (enum agent_verdict)answer->items[i]->verdict;
-        items[i].reason = answer->items[i]->reason;
+static void on_frame(struct world *world, struct agent_host *host, uint64_t link, const Lockstep__Frame *frame) {
+    static struct agent_answer_item items[AGENT_INQUIRY_ITEMS_MAX];
+    struct agent_event event = {0};
+    agentmsg_read_fence(frame, link, &event);
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
+        trace(world, host, "is told", frame->error->text);
+    } else if (frame->body_case == LOCKSTEP__FRAME__BODY_PROVE) {
+        on_prove(world, host->participant, host->life, frame->prove, &event);
+    } else if (!agentmsg_read(frame, LS_GID_READABLE, items, &event)) {
+        world_wrong(world, "the coordinator sends p%u a frame of kind %d", host->participant + 1,
+                    (int)frame->body_case);
+    } else if (event.kind == AEV_WORK) {
+        on_work(world, host, frame, &event);
+    } else {
+        step(world, host, &event);
     }
-    step(world, host, event);
 }
 
 void agent_host_frame(struct world *world, uint32_t participant, uint64_t life, uint64_t link, const uint8_t *bytes,
@@ -642,63 +522,7 @@ void agent_host_frame(struct world *world, uint32_t participant, uint64_t life, 
     if (frame_decode(bytes, length, &frame, &err) != LS_OK) {
         world_wrong(world, "p%u cannot read a frame of the coordinator: %s", participant + 1, err.text);
     }
-    struct agent_event event = {.link = link};
-    if (frame->fence != NULL) {
-        event.has_fence = true;
-        snprintf(event.fence.incarnation, sizeof event.fence.incarnation, "%s", frame->fence->incarnation);
-        event.fence.epoch = frame->fence->epoch;
-        event.fence.position = frame->fence->position;
-        event.fence.chain = frame->fence->chain;
-    }
-    switch (frame->body_case) {
-    case LOCKSTEP__FRAME__BODY_WELCOME:
-        event.kind = AEV_WELCOME;
-        event.welcome.number = frame->welcome->number;
-        event.welcome.coordinator = frame->welcome->coordinator;
-        event.welcome.has_chain_at = frame->welcome->has_chain_at;
-        event.welcome.chain_at = frame->welcome->chain_at;
-        event.welcome.accepted_incarnation = frame->welcome->accepted_incarnation;
-        step(world, host, &event);
-        break;
-    case LOCKSTEP__FRAME__BODY_PING:
-        event.kind = AEV_PING;
-        event.ping.token = frame->ping->token;
-        step(world, host, &event);
-        break;
-    case LOCKSTEP__FRAME__BODY_WORK:
-        on_work(world, host, frame, &event);
-        return; /* the frame is the core's now */
-    case LOCKSTEP__FRAME__BODY_DECIDE:
-        event.kind = AEV_DECIDE;
-        take_decide(&event.decide, frame->decide);
-        step(world, host, &event);
-        break;
-    case LOCKSTEP__FRAME__BODY_PROVE:
-        on_prove(world, participant, life, frame->prove, &event);
-        break;
-    case LOCKSTEP__FRAME__BODY_SETTLE:
-        event.kind = AEV_SETTLE;
-        event.settle.gtid = frame->settle->gtid;
-        step(world, host, &event);
-        break;
-    case LOCKSTEP__FRAME__BODY_ANSWER:
-        on_answer(world, host, frame->answer, &event);
-        break;
-    case LOCKSTEP__FRAME__BODY_ERROR:
-        trace(world, host, "is told", frame->error->text);
-        break;
-    case LOCKSTEP__FRAME__BODY_HELLO:
-    case LOCKSTEP__FRAME__BODY_PONG:
-    case LOCKSTEP__FRAME__BODY_VOTE:
-    case LOCKSTEP__FRAME__BODY_DONE:
-    case LOCKSTEP__FRAME__BODY_INQUIRY:
-    case LOCKSTEP__FRAME__BODY_CREDIT:
-    case LOCKSTEP__FRAME__BODY_REFUSE:
-    case LOCKSTEP__FRAME__BODY_READY:
-    case LOCKSTEP__FRAME__BODY__NOT_SET:
-    case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
-        world_wrong(world, "the coordinator sends p%u a frame of kind %d", participant + 1, (int)frame->body_case);
-    }
+    on_frame(world, host, link, frame);
     lockstep__frame__free_unpacked(frame, NULL);
 }
 
@@ -757,15 +581,56 @@ static void crash(struct world *world, struct agent_host *host) {
     host->core = NULL;
     for (size_t i = 0; i < WORKS_MAX; i++) {
         if (host->works[i] != NULL) {
-            lockstep__frame__free_unpacked(host->works[i], NULL);
+            lockstep__work__free_unpacked(host->works[i], NULL);
             host->works[i] = NULL;
         }
         host->results[i].branch = 0;
     }
     pg_client_gone(world, host->participant, host->life);
-    net_agent_gone(world, host->participant);
-    world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), start, host->participant,
-                host->life + 1);
+    net_agent_gone(world, host->participant, host->life);
+    if (host->life % 2 == 1 || !world->healed) {
+        world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), start, host->participant,
+                    host->life + 2);
+    }
+}
+
+/* ------------------------------------------------- orderly stops, second agents */
+
+static void drain_ends(struct world *world, uint64_t participant, uint64_t life) {
+    struct agent_host *host = host_of(world, (uint32_t)participant, life);
+    if (host != NULL) {
+        trace(world, host, "stops", "although branches still run");
+        crash(world, host);
+    }
+}
+
+static void drain_timer(struct world *world, uint64_t participant, uint64_t unused) {
+    if (world->healed) {
+        return;
+    }
+    struct agent_host *host = &world->agents->list[participant];
+    if (host->alive && host->paused_until_us <= world->now_us) {
+        trace(world, host, "drains", "");
+        sim_coverage.drains++;
+        world_after(world, DRAIN_US, drain_ends, participant, host->life);
+        struct agent_event event = {.kind = AEV_DRAIN};
+        step(world, host, &event);
+    }
+    world_after(world, rng_delay(&world->rng, world->options.drain_ms * MS), drain_timer, participant, unused);
+}
+
+static void twin_starts(struct world *world, uint64_t participant, uint64_t unused) {
+    (void)unused;
+    if (!world->healed) {
+        sim_coverage.twins++;
+        start(world, participant, 2);
+    }
+}
+
+void agents_heal(struct world *world) {
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        crash(world, &world->agents->list[SIM_PARTICIPANTS_MAX + p]);
+    }
 }
 
 static void pause_timer(struct world *world, uint64_t participant, uint64_t unused) {
@@ -815,11 +680,15 @@ void agent_host_operator(struct world *world, uint32_t participant) {
 void agents_crash_all(struct world *world) {
     for (uint32_t p = 0; p < world->options.participants; p++) {
         crash(world, &world->agents->list[p]);
+        crash(world, &world->agents->list[SIM_PARTICIPANTS_MAX + p]);
     }
 }
 
 static void start(struct world *world, uint64_t participant, uint64_t life) {
-    struct agent_host *host = &world->agents->list[participant];
+    struct agent_host *host = host_slot(world, (uint32_t)participant, life);
+    if (life % 2 == 0 && world->healed) {
+        return;
+    }
     assert(!host->alive);
     host->participant = (uint32_t)participant;
     host->life = life;
@@ -855,6 +724,13 @@ void agents_start(struct world *world) {
         if (world->options.agent_crash_ms > 0) {
             world_after(world, rng_delay(&world->rng, world->options.agent_crash_ms * MS), crash_timer, p, 0);
         }
+        if (world->options.drain_ms > 0) {
+            world_after(world, rng_delay(&world->rng, world->options.drain_ms * MS), drain_timer, p, 0);
+        }
+    }
+    if (world->options.twin_ms > 0) {
+        uint64_t participant = rng_below(&world->rng, world->options.participants);
+        world_after(world, rng_delay(&world->rng, world->options.twin_ms * MS), twin_starts, participant, 0);
     }
 }
 
@@ -862,12 +738,12 @@ void agents_stop(struct world *world) {
     if (world->agents == NULL) {
         return;
     }
-    for (uint32_t p = 0; p < SIM_PARTICIPANTS_MAX; p++) {
+    for (uint32_t p = 0; p < 2 * SIM_PARTICIPANTS_MAX; p++) {
         struct agent_host *host = &world->agents->list[p];
         agent_free(host->core);
         for (size_t i = 0; i < WORKS_MAX; i++) {
             if (host->works[i] != NULL) {
-                lockstep__frame__free_unpacked(host->works[i], NULL);
+                lockstep__work__free_unpacked(host->works[i], NULL);
             }
         }
         agent_effects_free(&host->effects);

@@ -11,6 +11,8 @@
 void agents_start(struct world *world);
 void agents_stop(struct world *world);
 void agents_crash_all(struct world *world);
+/* Faults are off: second agents are taken away. */
+void agents_heal(struct world *world);
 const char *agents_unfinished(struct world *world);
 
 uint64_t agent_host_paused_until(const struct world *world, uint32_t participant, uint64_t life);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "lockstep/ids.h"
+#include "participant/core/agent.h"
 #include "tests/sim/agent_host.h"
 #include "tests/sim/client.h"
 #include "tests/sim/coord_host.h"
@@ -45,8 +46,18 @@ struct txn_book {
     struct branch branches[SIM_PARTICIPANTS_MAX]; /* by participant */
 };
 
+/* Where the coordinator's own log has been durable, since a copy of it was taken. */
+struct log_position {
+    uint64_t position, chain;
+};
+
 struct sim_check {
     struct txn_book *buckets[BUCKETS];
+    struct log_position *positions;
+    size_t position_count, position_capacity;
+    struct {
+        uint64_t link, remembers; /* 0: nothing beyond the end of the copy */
+    } greeting[SIM_PARTICIPANTS_MAX];
 };
 
 struct sim_coverage sim_coverage;
@@ -168,11 +179,64 @@ void check_decide_sent(struct world *world, uint32_t epoch, uint64_t sequence, u
     t->announced = true;
 }
 
+/* ---------------------------------------------------------------- a stale log */
+
+void check_log_position(struct world *world, uint64_t position, uint64_t chain) {
+    struct sim_check *check = world->check;
+    if (world->who != 0 || world->stale_position == 0 || position <= world->stale_position) {
+        return;
+    }
+    if (check->position_count == check->position_capacity) {
+        check->position_capacity = check->position_capacity == 0 ? 64 : check->position_capacity * 2;
+        check->positions = realloc(check->positions, check->position_capacity * sizeof *check->positions);
+        assert(check->positions != NULL);
+    }
+    check->positions[check->position_count++] = (struct log_position){position, chain};
+}
+
+void check_stale_greeted(struct world *world, uint32_t participant, uint64_t link, bool has_fence,
+                         const struct agent_fence *stored) {
+    struct sim_check *check = world->check;
+    check->greeting[participant].link = link;
+    check->greeting[participant].remembers = 0;
+    for (size_t i = 0; has_fence && i < check->position_count; i++) {
+        if (check->positions[i].position == stored->position && check->positions[i].chain == stored->chain) {
+            check->greeting[participant].remembers = stored->position;
+        }
+    }
+}
+
+void check_stale_served(struct world *world, uint32_t participant, uint64_t link) {
+    struct sim_check *check = world->check;
+    sim_coverage.stale_served++;
+    if (check->greeting[participant].link == link && check->greeting[participant].remembers != 0) {
+        world_wrong(world, "p%u serves a copy of the log that ends at %llu, and its database remembers position %llu",
+                    participant + 1, (unsigned long long)world->stale_position,
+                    (unsigned long long)check->greeting[participant].remembers);
+    }
+}
+
+/* Nobody who takes part has seen more than the copy knows, so nobody can have committed. What clients were told is
+ * lost, and the coordinator will find its decision broken: no log can help where another one was obeyed. */
+static void stale_presumes(struct world *world, struct txn_book *t, uint32_t participant) {
+    sim_coverage.stale_verdicts++;
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        if (t->branches[p].writes && t->branches[p].state == COMMITTED && !t->excused) {
+            world_wrong(world, "a stale copy of the log presumes %s aborted at p%u, and it is committed at p%u",
+                        t->gtid, participant + 1, p + 1);
+        }
+    }
+    t->excused = t->branches[participant].excused = t->branches[participant].outside = true;
+}
+
 void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, uint64_t xid,
                    bool live, enum check_verdict verdict) {
     struct txn_book *t = find(world, epoch, sequence);
     struct branch *b = t != NULL ? &t->branches[participant] : NULL;
     bool listed = b != NULL && b->prepared_once && b->xid == xid;
+    if (world->who == SIM_STALE && verdict == CHECK_VERDICT_ABORT && listed && b->state == PREPARED) {
+        stale_presumes(world, t, participant);
+    }
     switch (verdict) {
     case CHECK_VERDICT_COMMIT:
         if (t == NULL || !t->durable || !listed) {
@@ -492,6 +556,7 @@ void check_stop(struct world *world) {
             t = next;
         }
     }
+    free(world->check->positions);
     free(world->check);
     world->check = NULL;
 }

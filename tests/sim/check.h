@@ -11,8 +11,9 @@
  * appears presumption   a live transaction's branch is never answered with abort; a decided one never rolled back once
  * a branch is prepared at most once; a key executes at most one document, once strangers     a gid that is not ours is
  * never touched; a stranger under one of our gids is never committed hazards       a broken branch of a decided
- * transaction is reported, and nothing else ever is An outside hand and a failover that lost WAL excuse the
- * transactions they hit from atomicity, never from the report.
+ * transaction is reported, and nothing else ever is stale log     an agent whose database remembers a position of the
+ * log beyond the end of a stale copy never serves that copy; what the copy presumes aborted is committed nowhere An
+ * outside hand and a failover that lost WAL excuse the transactions they hit from atomicity, never from the report.
  */
 #ifndef SIM_CHECK_H
 #define SIM_CHECK_H
@@ -20,6 +21,7 @@
 #include "tests/sim/world.h"
 
 struct sim_doc;
+struct agent_fence;
 
 #define SIM_COORDINATOR "sim"
 #define SIM_INCARNATION "0123456789ab"
@@ -49,6 +51,12 @@ enum check_verdict {
 };
 void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, uint64_t xid,
                    bool live, enum check_verdict verdict);
+/* The log is durable up to here, and this is its checksum there: what agents are shown. */
+void check_log_position(struct world *world, uint64_t position, uint64_t chain);
+/* An agent says Hello to, and serves, the stale copy of the coordinator. */
+void check_stale_greeted(struct world *world, uint32_t participant, uint64_t link, bool has_fence,
+                         const struct agent_fence *stored);
+void check_stale_served(struct world *world, uint32_t participant, uint64_t link);
 /* Every decision that somebody may still ask for must be found. */
 void check_log_keeps(struct world *world);
 
@@ -74,17 +82,20 @@ enum check_ack { CHECK_ACK_COMMITTED, CHECK_ACK_APPLIED, CHECK_ACK_ABORTED, CHEC
 void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack);
 
 /* Counted over a run, for the report of main.c: what the seeds have covered. */
-#define SIM_COVERAGE(X)                                                                                            \
-    X(transactions)                                                                                                \
-    X(committed)                                                                                                   \
-    X(aborted)                                                                                                     \
-    X(one_phase)                                                                                                   \
-    X(read_only)                                                                                                   \
-    X(hazards)                                                                                                     \
-    X(strangers) X(outside) X(history_lost) X(coord_crashes) X(machine_crashes) X(agent_crashes) X(server_crashes) \
-        X(failovers) X(links) X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit)    \
-            X(verdict_pending) X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures)      \
-                X(log_cuts) X(drops) X(cancelled) X(refusals) X(broken) X(pauses)
+#define SIM_COVERAGE(X)                                                                                          \
+    X(transactions)                                                                                              \
+    X(committed)                                                                                                 \
+    X(aborted)                                                                                                   \
+    X(one_phase)                                                                                                 \
+    X(read_only)                                                                                                 \
+    X(hazards)                                                                                                   \
+    X(strangers)                                                                                                 \
+    X(outside)                                                                                                   \
+    X(history_lost) X(coord_crashes) X(machine_crashes) X(agent_crashes) X(server_crashes) X(failovers) X(links) \
+        X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit) X(verdict_pending)     \
+            X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) X(drops)  \
+                X(cancelled) X(refusals) X(broken) X(pauses) X(partitions) X(doubles) X(read_errors) X(drains)   \
+                    X(twins) X(stale_copies) X(stale_refused) X(stale_served) X(stale_verdicts)
 struct sim_coverage {
 #define X(name) uint64_t name;
     SIM_COVERAGE(X)

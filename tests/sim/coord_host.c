@@ -7,6 +7,8 @@
 #include <xxhash.h>
 
 #include "common/frame.h"
+#include "coordinator/claim.h"
+#include "coordinator/coordmsg.h"
 #include "coordinator/core/engine.h"
 #include "coordinator/core/recover.h"
 #include "coordinator/dlog/dlog.h"
@@ -26,6 +28,7 @@
 #define MAINTAIN_ROUNDS 3u /* every so many housekeeping rounds */
 #define APPLY_WAIT_US (5 * SECOND)
 #define GET_WAIT_US (5 * SECOND)
+#define DRAIN_US (3 * SECOND)
 
 struct request {
     bool used;
@@ -61,7 +64,8 @@ struct coord_link {
         uint64_t sequence;
     } proofs[PROOFS_MAX];
     uint32_t proof_count;
-    uint64_t proof_us; /* when one was last sent or answered */
+    uint64_t proof_us;  /* when one was last sent or answered */
+    bool proofs_failed; /* the log could not be read to its end: all over again later */
 };
 
 struct ticket {
@@ -77,6 +81,10 @@ struct response_slot {
 
 struct sim_coord {
     bool up, dying;
+    bool away;     /* not to be started for now: its machine is gone, or it is a copy that was taken away */
+    bool refused;  /* an agent does not know this log: 78, an operator has to do something */
+    bool draining; /* SIGTERM came */
+    uint64_t drain_until_us;
     uint64_t life, paused_until_us;
     struct dlog *log;
     struct engine *engine;
@@ -93,6 +101,7 @@ struct sim_coord {
     struct request requests[REQUESTS_MAX];
     struct response_slot responses[RESPONSES_MAX];
     uint64_t documents_held;
+    bool reading_fails; /* somewhere in this reading of the log */
     /* the verdicts of the inquiry being answered */
     Lockstep__AnswerItem *answer_items;
     size_t answer_count;
@@ -100,6 +109,8 @@ struct sim_coord {
 
 static void boot(struct world *world, uint64_t life, uint64_t unused);
 static void step(struct world *world, struct engine_event *event);
+static void take_stale_away(struct world *world);
+static struct sim_coord *new_coord(void);
 static void welcome(struct world *world, struct coord_link *link);
 
 /* True: the process is paused, and the call comes again when it goes on. */
@@ -112,8 +123,19 @@ static bool still_paused(struct world *world, world_call call, uint64_t a, uint6
     return false;
 }
 
+/* The machine's clock jumps, and nothing may depend on it. */
+static uint64_t wall_clock_ms(struct world *world) {
+    const uint64_t year = UINT64_C(31556952000);
+    uint64_t now = 50 * year + world->now_us / MS;
+    return world_fault(world, world->options.clock_pm) ? rng_below(&world->rng, 100 * year) : now;
+}
+
+static const char *actor(const struct world *world) {
+    return world->who == SIM_STALE ? "stale" : "coord";
+}
+
 static void trace(struct world *world, const char *word, const char *detail) {
-    world_trace(world, "coord", word, "%s", detail);
+    world_trace(world, actor(world), word, "%s", detail);
 }
 
 static char *text(const char *from) {
@@ -253,47 +275,26 @@ static void push_ticket(struct sim_coord *c, uint64_t ticket, uint64_t end) {
     c->tickets[(c->ticket_first + c->ticket_count++) % TICKETS_MAX] = (struct ticket){ticket, end};
 }
 
+/* The bytes by which the decision's record is known on the medium. */
+static const char *first_listed(const struct txn *txn) {
+    for (uint32_t i = 0; i < txn->branch_count; i++) {
+        if (txn->branches[i].state == BR_YES) {
+            return txn->branches[i].id.gid;
+        }
+    }
+    assert(!"a decision without branches");
+    return NULL;
+}
+
 static void log_commit(struct world *world, const struct engine_effect *e) {
     struct sim_coord *c = world->coord;
     const struct txn *txn = e->txn;
-    Lockstep__LogCommit record = LOCKSTEP__LOG_COMMIT__INIT;
-    Lockstep__LogBranch branches[SIM_PARTICIPANTS_MAX];
-    Lockstep__LogBranch *list[SIM_PARTICIPANTS_MAX];
-    for (uint32_t i = 0; i < txn->branch_count; i++) {
-        const struct txn_branch *from = &txn->branches[i];
-        if (from->state != BR_YES) {
-            continue;
-        }
-        Lockstep__LogBranch *to = &branches[record.n_branches];
-        lockstep__log_branch__init(to);
-        to->participant = from->id.participant;
-        to->system_id = from->id.system_id;
-        to->xid = from->id.xid;
-        to->lsn = from->id.lsn;
-        to->timeline = from->id.timeline;
-        to->owner = text(from->id.owner);
-        to->gid = text(from->id.gid);
-        list[record.n_branches++] = to;
-    }
-    assert(record.n_branches >= 1);
-    record.branches = list;
-    record.epoch = txn->epoch;
-    record.sequence = txn->sequence;
-    record.decided_unix_ms = world->now_us / MS;
-    record.app = text("app/sim");
-    if (txn->has_key) {
-        record.has_key_digest = record.has_document_digest = true;
-        record.key_digest = (ProtobufCBinaryData){sizeof txn->key_digest, (uint8_t *)(uintptr_t)txn->key_digest};
-        record.document_digest =
-            (ProtobufCBinaryData){sizeof txn->document_digest, (uint8_t *)(uintptr_t)txn->document_digest};
-    }
-    uint8_t payload[8192];
-    assert(lockstep__log_commit__get_packed_size(&record) <= sizeof payload);
-    size_t length = lockstep__log_commit__pack(&record, payload);
+    static uint8_t payload[LS_LOG_RECORD_MAX];
+    size_t length = coordmsg_pack_decision(txn, "app/sim", wall_clock_ms(world), payload);
     uint64_t position, end;
     log_must(world, dlog_append_commit(c->log, txn->epoch, txn->sequence, payload, length, &position, &end),
              "a decision");
-    check_decision_logged(world, txn->epoch, txn->sequence, record.branches[0]->gid, position);
+    check_decision_logged(world, txn->epoch, txn->sequence, first_listed(txn), position);
     engine_set_log_position(c->engine, txn->epoch, txn->sequence, position);
     room_changed(c);
     push_ticket(c, e->ticket, end);
@@ -302,14 +303,8 @@ static void log_commit(struct world *world, const struct engine_effect *e) {
 
 static void log_hazard(struct world *world, const struct engine_effect *e) {
     struct sim_coord *c = world->coord;
-    Lockstep__LogHazard record = LOCKSTEP__LOG_HAZARD__INIT;
-    uint8_t payload[LS_REASON_MAX * 2 + 128];
-    record.epoch = e->hazard.epoch;
-    record.sequence = e->hazard.sequence;
-    record.participant = e->hazard.participant;
-    record.reason = text(e->text);
-    assert(lockstep__log_hazard__get_packed_size(&record) <= sizeof payload);
-    size_t length = lockstep__log_hazard__pack(&record, payload);
+    uint8_t payload[COORDMSG_HAZARD_MAX];
+    size_t length = coordmsg_pack_hazard(e, payload);
     uint64_t position, end;
     log_must(world, dlog_append(c->log, DLOG_HAZARD, payload, length, &position, &end), "a hazard");
     room_changed(c);
@@ -321,16 +316,8 @@ static void log_hazard(struct world *world, const struct engine_effect *e) {
 
 static bool log_participant(struct world *world, const struct registry_participant *p, uint64_t *ret_end) {
     struct sim_coord *c = world->coord;
-    Lockstep__LogParticipant record = LOCKSTEP__LOG_PARTICIPANT__INIT;
-    uint8_t payload[128];
-    record.number = p->number;
-    record.name = text(p->name);
-    record.has_system_id = record.has_timeline = p->system_id != 0;
-    record.system_id = p->system_id;
-    record.timeline = p->timeline;
-    record.has_changed_epoch = p->changed_epoch != 0;
-    record.changed_epoch = p->changed_epoch;
-    size_t length = lockstep__log_participant__pack(&record, payload);
+    uint8_t payload[COORDMSG_PARTICIPANT_MAX];
+    size_t length = coordmsg_pack_participant(p, payload);
     struct engine_stats stats;
     engine_stats(c->engine, &stats);
     uint64_t position;
@@ -371,6 +358,19 @@ static void prepare_disk_faults(struct world *world) {
     }
 }
 
+static void reading_may_fail(struct world *world, uint64_t within) {
+    world->coord->reading_fails = world_fault(world, world->options.disk_read_pm);
+    if (world->coord->reading_fails) {
+        sim_coverage.read_errors++;
+        disk_fail_read_soon(world, within);
+    }
+}
+
+static void reading_is_over(struct world *world) {
+    world->coord->reading_fails = false;
+    disk_calm(world);
+}
+
 static void write_done(struct world *world, uint64_t life, uint64_t unused);
 
 static void write_begin(struct world *world) {
@@ -402,6 +402,7 @@ static void write_done(struct world *world, uint64_t life, uint64_t unused) {
     }
     c->writing = false;
     dlog_durable(c->log, &c->fence_position, &c->fence_chain);
+    check_log_position(world, c->fence_position, c->fence_chain);
     uint64_t ticket = 0;
     while (c->ticket_count > 0 && c->tickets[c->ticket_first].end <= c->fence_position) {
         ticket = c->tickets[c->ticket_first].ticket;
@@ -421,16 +422,20 @@ static void write_done(struct world *world, uint64_t life, uint64_t unused) {
     write_begin(world);
 }
 
-/* NULL: not durable yet. */
-static Lockstep__LogCommit *read_commit(struct world *world, uint64_t position) {
+/* NULL: not durable yet, or the disk has failed. */
+static Lockstep__LogCommit *read_commit(struct world *world, uint64_t position, bool *ret_failed) {
     struct dlog_record record;
     struct ls_error err;
     enum ls_status status = dlog_read(world->coord->log, position, &record, &err);
     if (status == LS_ERR_BUSY) {
         return NULL;
     }
-    if (status != LS_OK) {
+    if (status != LS_OK && !world->coord->reading_fails) {
         world_wrong(world, "a decision that the index names cannot be read back: %s", err.text);
+    }
+    if (status != LS_OK) {
+        *ret_failed = true; /* guessing would be worse than stopping */
+        return NULL;
     }
     Lockstep__LogCommit *commit = lockstep__log_commit__unpack(NULL, record.length, record.payload);
     if (record.type != DLOG_COMMIT || commit == NULL) {
@@ -441,12 +446,12 @@ static Lockstep__LogCommit *read_commit(struct world *world, uint64_t position) 
 
 uint64_t coord_horizon(const struct world *world) {
     struct dlog_stats stats = {0};
-    if (world->coord->up) dlog_get_stats(world->coord->log, &stats);
+    if (world->coords[0]->up) dlog_get_stats(world->coords[0]->log, &stats);
     return stats.horizon_position;
 }
 
 enum coord_kept coord_keeps(struct world *world, uint32_t epoch, uint64_t sequence) {
-    struct sim_coord *c = world->coord;
+    struct sim_coord *c = world->coords[0];
     if (c == NULL || !c->up) {
         return COORD_DOWN;
     }
@@ -537,19 +542,9 @@ static void send_work(struct world *world, const struct engine_effect *e) {
     }
     frame.body_case = LOCKSTEP__FRAME__BODY_WORK;
     frame.work = &work;
-    world_trace(world, "coord", "Work", "%s %s part %u%s", txn->gtid, info.name, e->work.part,
+    world_trace(world, actor(world), "Work", "%s %s part %u%s", txn->gtid, info.name, e->work.part,
                 e->work.last ? " last" : "");
     send_frame(world, link, &frame);
-}
-
-static void fill_decide(Lockstep__Decide *decide, const struct txn_branch_id *id) {
-    decide->gid = text(id->gid);
-    decide->has_xid = decide->has_system_id = decide->has_timeline = decide->has_lsn = true;
-    decide->xid = id->xid;
-    decide->system_id = id->system_id;
-    decide->timeline = id->timeline;
-    decide->lsn = id->lsn;
-    decide->owner = text(id->owner);
 }
 
 static uint32_t participant_index(struct sim_coord *c, uint32_t number) {
@@ -567,16 +562,11 @@ static void send_decide(struct world *world, const struct engine_effect *e) {
         return;
     }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-    Lockstep__Decide decide = LOCKSTEP__DECIDE__INIT;
-    decide.gtid = text(txn->gtid);
-    decide.commit = e->decide.commit;
-    if (e->decide.commit) {
-        fill_decide(&decide, &branch->id);
-    }
-    decide.has_one_phase = decide.one_phase = txn->one_participant;
+    Lockstep__Decide decide;
+    coordmsg_build_decide(e, &decide);
     frame.body_case = LOCKSTEP__FRAME__BODY_DECIDE;
     frame.decide = &decide;
-    world_trace(world, "coord", "Decide", "%s p%u %s", txn->gtid, participant_index(c, branch->participant) + 1,
+    world_trace(world, actor(world), "Decide", "%s p%u %s", txn->gtid, participant_index(c, branch->participant) + 1,
                 e->decide.commit ? "COMMIT" : "ABORT");
     send_frame(world, link, &frame);
 }
@@ -591,14 +581,15 @@ static void send_settle(struct world *world, const struct engine_effect *e) {
     settle.gtid = text(e->txn->gtid);
     frame.body_case = LOCKSTEP__FRAME__BODY_SETTLE;
     frame.settle = &settle;
-    world_trace(world, "coord", "Settle", "%s", e->txn->gtid);
+    world_trace(world, actor(world), "Settle", "%s", e->txn->gtid);
     send_frame(world, link, &frame);
 }
 
 /* ------------------------------------------------------------------ the step */
 
 static void on_outcome(struct world *world, const struct txn *txn) {
-    world_trace(world, "coord", "outcome", "%s %s %s", txn->gtid, txn_outcome_name(txn->outcome), txn->cause.reason);
+    world_trace(world, actor(world), "outcome", "%s %s %s", txn->gtid, txn_outcome_name(txn->outcome),
+                txn->cause.reason);
     if (txn->outcome == OUTCOME_COMMITTED && !txn->one_participant && !txn->fully_read_only) {
         check_decision_announced(world, txn->epoch, txn->sequence);
     }
@@ -618,7 +609,7 @@ static void look_up(struct world *world, struct request *request);
 static void on_verdict(struct world *world, const struct engine_effect *e) {
     struct sim_coord *c = world->coord;
     assert(e->verdict.item < c->answer_count);
-    c->answer_items[e->verdict.item].verdict = (Lockstep__Verdict)e->verdict.verdict;
+    c->answer_items[e->verdict.item].verdict = coordmsg_verdict(e->verdict.verdict);
 }
 
 static uint32_t number_of(const struct sim_coord *c, uint32_t participant) {
@@ -638,7 +629,7 @@ static void carry_out(struct world *world, const struct engine_effect *e) {
         request->sequence = e->txn->sequence;
         request->only = e->txn->one_participant ? e->txn->branches[0].participant : 0;
         c->documents_held++;
-        world_trace(world, "coord", "accepts", "%s c%u document %u", e->txn->gtid, request->doc->client,
+        world_trace(world, actor(world), "accepts", "%s c%u document %u", e->txn->gtid, request->doc->client,
                     request->doc->number);
         check_accepted(world, e->txn->epoch, e->txn->sequence, e->txn->gtid, request->doc);
         return;
@@ -695,7 +686,12 @@ static void carry_out(struct world *world, const struct engine_effect *e) {
         c->documents_held--;
         return;
     case EF_STOP:
-        world_wrong(world, "the coordinator stops with %d: %s", e->stop.exit_status, e->text);
+        if (world->who != SIM_STALE || e->stop.exit_status != LS_EXIT_CONFIG) {
+            world_wrong(world, "the coordinator stops with %d: %s", e->stop.exit_status, e->text);
+        }
+        trace(world, "exit 78", e->text);
+        c->dying = c->refused = c->away = true;
+        return;
     }
     assert(!"effect kind");
 }
@@ -749,7 +745,7 @@ static void step(struct world *world, struct engine_event *event) {
         }
     }
     if (c->dying) {
-        coord_crash(world, rng_permille(&world->rng, world->options.coord_machine_pm));
+        coord_crash(world, !c->refused && rng_permille(&world->rng, world->options.coord_machine_pm));
         return;
     }
     uint64_t due = engine_next_timer(c->engine);
@@ -934,20 +930,18 @@ static void drop_link(struct world *world, struct coord_link *link, const char *
     coord_link_down(world, number);
 }
 
-/* An agent that was away for longer remembers what the log can no longer show; an operator makes it forget. */
-static bool within_window(const struct sim_coord *c, const Lockstep__Fence *remembered) {
-    struct dlog_stats stats;
-    dlog_get_stats(c->log, &stats);
-    return remembered == NULL || remembered->epoch > c->epoch || remembered->position >= stats.oldest_position;
-}
-
 static void on_hello(struct world *world, struct coord_link *link, const Lockstep__Frame *frame) {
     struct sim_coord *c = world->coord;
     const Lockstep__Hello *hello = frame->hello;
     char name[8];
     sim_participant_name(link->participant, name);
+    char reason[LS_REASON_MAX + 1];
+    if (link->state != LINK_OPEN && world->options.double_pm > 0) {
+        drop_link(world, link, "a second Hello");
+        return;
+    }
     if (link->state != LINK_OPEN || strcmp(hello->participant, name) != 0 ||
-        strcmp(hello->coordinator, SIM_COORDINATOR) != 0) {
+        !coordmsg_hello_is_for(hello, SIM_COORDINATOR, reason)) {
         world_wrong(world, "p%u says a Hello that makes no sense", link->participant + 1);
     }
     link->system_id = hello->system_id;
@@ -957,14 +951,17 @@ static void on_hello(struct world *world, struct coord_link *link, const Lockste
     for (uint32_t i = 0; i < link->history_count; i++) {
         link->history[i] = *hello->history[i];
     }
-    if (!within_window(c, frame->fence)) {
+    struct dlog_stats stats;
+    dlog_get_stats(c->log, &stats);
+    if (!coordmsg_within_window(frame->fence, dlog_incarnation(c->log), c->epoch, stats.oldest_position)) {
         sim_coverage.refusals++;
-        agent_host_operator(world, link->participant);
+        if (world->who == 0) { /* nobody can be certain that a copy is the same log */
+            agent_host_operator(world, link->participant);
+        }
         drop_link(world, link, "away for longer than the log's window");
         return;
     }
-    link->has_chain = frame->fence != NULL && strcmp(frame->fence->incarnation, dlog_incarnation(c->log)) == 0 &&
-                      dlog_chain_at(c->log, frame->fence->position, &link->chain_at) == LS_OK;
+    link->has_chain = coordmsg_chain_at(frame->fence, c->log, c->epoch, &link->chain_at);
     struct registry_participant *entry = registry_by_name(c->registry, name);
     struct ls_error err;
     link->waits_for = 0;
@@ -982,6 +979,7 @@ static void on_hello(struct world *world, struct coord_link *link, const Lockste
         entry->system_id = link->system_id;
         entry->timeline = link->timeline;
     }
+    link->history_changed = coordmsg_history_changed(entry, hello);
     link->entry = entry;
     link->state = LINK_WAITS_FOR_LOG;
     if (link->waits_for <= c->fence_position) {
@@ -1019,7 +1017,7 @@ static void welcome(struct world *world, struct coord_link *link) {
     frame.welcome = &welcome_body;
     send_frame(world, link, &frame);
     link->state = LINK_WELCOMED;
-    world_trace(world, "coord", "Welcome", "p%u link %llu timeline %u credits %u", link->participant + 1,
+    world_trace(world, actor(world), "Welcome", "p%u link %llu timeline %u credits %u", link->participant + 1,
                 (unsigned long long)link->number, link->timeline, link->credits);
     struct engine_event event = {.kind = EV_PARTICIPANT};
     event.participant.number = link->entry->number;
@@ -1028,8 +1026,6 @@ static void welcome(struct world *world, struct coord_link *link) {
     if (!c->up) {
         return;
     }
-    link->history_changed = link->entry->system_id != 0 &&
-                            (link->entry->system_id != link->system_id || link->entry->timeline != link->timeline);
     uint64_t number = link->number;
     struct engine_event up = {.kind = EV_AGENT_UP};
     up.agent_up.participant = link->entry->number;
@@ -1045,19 +1041,6 @@ struct proof_search {
     struct coord_link *link;
 };
 
-/* Told anyway until it answers? A branch that was finished before the history changed is not, even while its
- * transaction is open elsewhere. */
-static bool is_driven(const struct sim_coord *c, uint32_t number, uint32_t epoch, uint64_t sequence) {
-    const struct txn *txn = engine_find(c->engine, epoch, sequence);
-    for (uint32_t i = 0; txn != NULL && i < txn->branch_count; i++) {
-        if (txn->branches[i].participant == number) {
-            return txn->one_participant || txn->branches[i].state == BR_COMMITTING ||
-                   txn->branches[i].state == BR_ABORTING;
-        }
-    }
-    return false;
-}
-
 static enum ls_status on_kept(void *context, const struct dlog_record *record) {
     struct proof_search *search = context;
     struct coord_link *link = search->link;
@@ -1069,7 +1052,7 @@ static enum ls_status on_kept(void *context, const struct dlog_record *record) {
     for (size_t i = 0; i < commit->n_branches; i++) {
         const Lockstep__LogBranch *b = commit->branches[i];
         if (b->participant != link->entry->number || !reprove_needed(&history, b->system_id, b->timeline, b->lsn) ||
-            is_driven(search->world->coord, b->participant, commit->epoch, commit->sequence)) {
+            coordmsg_is_driven(search->world->coord->engine, b->participant, commit->epoch, commit->sequence)) {
             continue;
         }
         assert(link->proof_count < PROOFS_MAX);
@@ -1091,13 +1074,12 @@ static enum ls_status on_kept(void *context, const struct dlog_record *record) {
                                    .gid = b->gid,
                                    .owner = b->owner};
         item.gtid = name;
-        item.commit = true;
-        fill_decide(&item, &id);
+        coordmsg_build_commit(&id, &item);
         prove.n_items = 1;
         prove.items = list;
         frame.body_case = LOCKSTEP__FRAME__BODY_PROVE;
         frame.prove = &prove;
-        world_trace(search->world, "coord", "Prove", "%s p%u", name, link->participant + 1);
+        world_trace(search->world, actor(search->world), "Prove", "%s p%u", name, link->participant + 1);
         send_frame(search->world, link, &frame);
     }
     lockstep__log_commit__free_unpacked(commit, NULL);
@@ -1125,10 +1107,15 @@ static void begin_proofs(struct world *world, struct coord_link *link) {
     struct ls_error err;
     link->proof_count = 0;
     link->proof_us = world->now_us;
-    if (dlog_each_commit(world->coord->log, on_kept, &search, &err) != LS_OK) {
+    reading_may_fail(world, 3);
+    bool may_fail = world->coord->reading_fails;
+    enum ls_status status = dlog_each_commit(world->coord->log, on_kept, &search, &err);
+    reading_is_over(world);
+    if (status != LS_OK && !may_fail) {
         world_wrong(world, "the kept decisions cannot be read: %s", err.text);
     }
-    if (link->proof_count == 0) {
+    link->proofs_failed = status != LS_OK;
+    if (link->proof_count == 0 && !link->proofs_failed) {
         proofs_done(world, link);
     }
 }
@@ -1138,7 +1125,7 @@ static void proof_answered(struct world *world, struct coord_link *link, uint32_
         if (link->proofs[i].epoch == epoch && link->proofs[i].sequence == sequence) {
             link->proofs[i] = link->proofs[--link->proof_count];
             link->proof_us = world->now_us;
-            if (link->proof_count == 0 && link->history_changed) {
+            if (link->proof_count == 0 && link->history_changed && !link->proofs_failed) {
                 proofs_done(world, link);
             }
             return;
@@ -1158,25 +1145,8 @@ static void on_vote(struct world *world, const struct coord_link *link, const Lo
     if (!parse_ours(vote->gtid, &gtid)) {
         world_wrong(world, "p%u votes on %s", link->participant + 1, vote->gtid);
     }
-    struct engine_event event = {.kind = EV_VOTE};
-    event.vote.participant = link->entry->number;
-    event.vote.link = link->number;
-    event.vote.epoch = gtid.epoch;
-    event.vote.sequence = gtid.sequence;
-    event.vote.kind = (enum vote_kind)vote->kind;
-    event.vote.part = vote->part;
-    event.vote.id.participant = link->entry->number;
-    event.vote.id.timeline = vote->timeline;
-    event.vote.id.system_id = vote->system_id;
-    event.vote.id.xid = vote->xid;
-    event.vote.id.lsn = vote->lsn;
-    event.vote.id.gid = vote->gid != NULL ? vote->gid : "";
-    event.vote.id.owner = vote->owner != NULL ? vote->owner : "";
-    event.vote.sqlstate = vote->sqlstate;
-    event.vote.reason = vote->reason;
-    event.vote.step = vote->step;
-    event.vote.has_step = vote->has_step;
-    event.vote.retryable = vote->retryable;
+    struct engine_event event = {0};
+    coordmsg_read_vote(vote, link->entry->number, link->number, &gtid, &event);
     if (vote->kind == LOCKSTEP__VOTE_KIND__EXISTS) {
         if (vote->existing_gtid == NULL || !parse_ours(vote->existing_gtid, &existing)) {
             world_wrong(world, "p%u names no earlier transaction of the key", link->participant + 1);
@@ -1196,14 +1166,8 @@ static void on_done(struct world *world, struct coord_link *link, const Lockstep
     if (!parse_ours(done->gtid, &gtid)) {
         world_wrong(world, "p%u is done with %s", link->participant + 1, done->gtid);
     }
-    struct engine_event event = {.kind = EV_DONE};
-    event.done.participant = link->entry->number;
-    event.done.link = link->number;
-    event.done.epoch = gtid.epoch;
-    event.done.sequence = gtid.sequence;
-    event.done.kind = (enum done_kind)done->kind;
-    event.done.stranger = done->stranger;
-    event.done.reason = done->reason;
+    struct engine_event event = {0};
+    coordmsg_read_done(done, link->entry->number, link->number, &gtid, &event);
     step(world, &event);
     if (world->coord->up) {
         proof_answered(world, link, gtid.epoch, gtid.sequence);
@@ -1233,60 +1197,32 @@ static enum check_verdict checked(Lockstep__Verdict verdict) {
     return CHECK_VERDICT_OTHER;
 }
 
-static enum kept_kind kept_kind_of(struct world *world, uint32_t epoch, uint64_t sequence, uint64_t *ret_position) {
-    switch (dlog_find(world->coord->log, epoch, sequence, ret_position)) {
-    case DLOG_FOUND:
-        return KEPT_COMMIT;
-    case DLOG_ABSENT:
-        return KEPT_NONE;
-    case DLOG_BEYOND_HORIZON:
-        return KEPT_BEYOND_HORIZON;
-    case DLOG_NEVER_ISSUED:
-        return KEPT_FUTURE;
-    }
-    assert(!"dlog_found");
-    return KEPT_NONE;
-}
-
 static void ask_engine(struct world *world, const struct coord_link *link, const Lockstep__InquiryItem *item,
                        uint32_t index, const struct ls_gtid *gtid, bool *ret_live) {
     struct sim_coord *c = world->coord;
-    struct engine_event event = {.kind = EV_INQUIRY};
-    struct txn_branch_id ids[SIM_PARTICIPANTS_MAX];
+    struct engine_event event = {0};
+    struct txn_branch_id ids[LS_PARTICIPANTS_PER_TXN_CEILING];
     Lockstep__LogCommit *commit = NULL;
     uint64_t position;
+    coordmsg_read_inquiry(item, link->entry, link->number, link->history_changed, gtid, &event);
     event.inquiry.item = index;
-    event.inquiry.participant = link->entry->number;
-    event.inquiry.link = link->number;
-    event.inquiry.epoch = gtid->epoch;
-    event.inquiry.sequence = gtid->sequence;
-    event.inquiry.one_participant_form = gtid->participant != 0;
-    event.inquiry.gid = item->gid;
-    event.inquiry.xid = item->xid;
-    event.inquiry.system_id = item->system_id;
-    event.inquiry.timeline = item->timeline;
-    event.inquiry.history_changed =
-        link->history_changed || (link->entry->changed_epoch != 0 && gtid->epoch <= link->entry->changed_epoch);
     const struct txn *txn = engine_find(c->engine, gtid->epoch, gtid->sequence);
-    if (txn == NULL || txn->state == TXN_HAZARD) {
-        event.inquiry.kept = kept_kind_of(world, gtid->epoch, gtid->sequence, &position);
+    if (coordmsg_ask_log(txn)) {
+        event.inquiry.kept = coordmsg_kept(dlog_find(c->log, gtid->epoch, gtid->sequence, &position));
     }
-    if (event.inquiry.kept == KEPT_COMMIT && (commit = read_commit(world, position)) == NULL) {
+    bool failed = false;
+    reading_may_fail(world, 1);
+    if (event.inquiry.kept == KEPT_COMMIT && (commit = read_commit(world, position, &failed)) == NULL) {
         event.inquiry.kept = KEPT_NOT_YET;
     }
+    reading_is_over(world);
+    if (failed) {
+        die_of_disk(world, "reading a decision back");
+        return;
+    }
     if (commit != NULL) {
-        for (size_t i = 0; i < commit->n_branches; i++) {
-            const Lockstep__LogBranch *b = commit->branches[i];
-            ids[i] = (struct txn_branch_id){.participant = b->participant,
-                                            .timeline = b->timeline,
-                                            .system_id = b->system_id,
-                                            .xid = b->xid,
-                                            .lsn = b->lsn,
-                                            .gid = b->gid,
-                                            .owner = b->owner};
-        }
         event.inquiry.kept_branches = ids;
-        event.inquiry.kept_branch_count = (uint32_t)commit->n_branches;
+        event.inquiry.kept_branch_count = coordmsg_branches(commit, ids);
     }
     *ret_live = txn != NULL && (txn->state == TXN_ACTIVE || txn->state == TXN_PREPARING || txn->state == TXN_LOGGING);
     step(world, &event);
@@ -1318,14 +1254,14 @@ static void on_inquiry(struct world *world, struct coord_link *link, const Locks
             strcmp(participant, link->entry->name) != 0) {
             continue;
         }
-        bool live;
+        bool live = false;
         c->answer_items = items;
         c->answer_count = inquiry->n_items;
         ask_engine(world, link, item, i, &gtid, &live);
         if (!c->up) {
             return;
         }
-        world_trace(world, "coord", "verdict", "%s xid %llu: %d", item->gid, (unsigned long long)item->xid,
+        world_trace(world, actor(world), "verdict", "%s xid %llu: %d", item->gid, (unsigned long long)item->xid,
                     (int)items[i].verdict);
         check_verdict(world, gtid.epoch, gtid.sequence, link->participant, item->xid, live, checked(items[i].verdict));
     }
@@ -1337,6 +1273,25 @@ static void on_inquiry(struct world *world, struct coord_link *link, const Locks
     frame.body_case = LOCKSTEP__FRAME__BODY_ANSWER;
     frame.answer = &answer;
     send_frame(world, link, &frame);
+}
+
+/* One refusal stops the coordinator (design 2.9). The operator looks for the newest log: a stale copy goes. What
+ * agents remember of it is to be forgotten. */
+static void on_refuse(struct world *world, const struct coord_link *link, const Lockstep__Refuse *refuse) {
+    struct sim_coord *c = world->coord;
+    if (!world->stale_seen) {
+        world_wrong(world, "p%u refuses the coordinator: %s", link->participant + 1, refuse->reason);
+    }
+    trace(world, "exit 78", refuse->reason);
+    if (world->who == SIM_STALE) {
+        sim_coverage.stale_refused++;
+        c->away = true;
+    } else {
+        take_stale_away(world);
+        agent_host_operator(world, link->participant);
+    }
+    c->refused = true;
+    coord_crash(world, false);
 }
 
 static void on_welcomed_frame(struct world *world, struct coord_link *link, const Lockstep__Frame *frame) {
@@ -1372,7 +1327,8 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
         drop_link(world, link, frame->error->text);
         return;
     case LOCKSTEP__FRAME__BODY_REFUSE:
-        world_wrong(world, "p%u refuses the coordinator: %s", link->participant + 1, frame->refuse->reason);
+        on_refuse(world, link, frame->refuse);
+        return;
     case LOCKSTEP__FRAME__BODY_HELLO:
     case LOCKSTEP__FRAME__BODY_WELCOME:
     case LOCKSTEP__FRAME__BODY_PING:
@@ -1449,6 +1405,7 @@ static void maintain(struct world *world) {
     struct sim_coord *c = world->coord;
     struct ls_error err;
     prepare_disk_faults(world);
+    reading_may_fail(world, 5);
     disk_set_full(world, world_fault(world, world->options.disk_full_pm));
     enum ls_status status = dlog_maintain(c->log, (world->now_us - c->started_us) / MS, &err);
     disk_set_full(world, false);
@@ -1456,10 +1413,12 @@ static void maintain(struct world *world) {
         die_of_disk(world, "maintaining the log");
         return;
     }
-    disk_calm(world);
+    reading_is_over(world);
     c->kick = c->kick || dlog_dirty(c->log);
     room_changed(c);
-    check_log_keeps(world);
+    if (world->who == 0) {
+        check_log_keeps(world);
+    }
     struct dlog_stats stats;
     dlog_get_stats(c->log, &stats);
     if (stats.horizon_position > c->horizon_seen) {
@@ -1490,7 +1449,7 @@ static void housekeeping(struct world *world, uint64_t life, uint64_t unused) {
     }
     for (size_t i = 0; i < LINKS_MAX && c->up; i++) {
         struct coord_link *link = &c->links[i];
-        if (link->state == LINK_WELCOMED && link->proof_count > 0 &&
+        if (link->state == LINK_WELCOMED && (link->proof_count > 0 || link->proofs_failed) &&
             world->now_us - link->proof_us >= 2 * world->options.resend_ms * MS) {
             begin_proofs(world, link);
         }
@@ -1516,26 +1475,6 @@ static uint32_t app_number(void *context, const char *app) {
     return app[0] != '\0' ? 1 : 0;
 }
 
-static enum ls_status claim_log(struct sim_coord *c, struct ls_error *err) {
-    Lockstep__LogEpoch record = LOCKSTEP__LOG_EPOCH__INIT;
-    uint8_t payload[256];
-    c->epoch = dlog_last_epoch(c->log) + 1;
-    record.coordinator = text(SIM_COORDINATOR);
-    record.incarnation = text(dlog_incarnation(c->log));
-    record.epoch = c->epoch;
-    record.version = text("sim");
-    size_t length = lockstep__log_epoch__pack(&record, payload);
-    uint64_t position, end;
-    enum ls_status status = dlog_append(c->log, DLOG_EPOCH, payload, length, &position, &end);
-    if (status == LS_OK) {
-        status = dlog_relog(c->log, &end);
-    }
-    while (status == LS_OK && dlog_dirty(c->log)) {
-        status = dlog_write(c->log, err);
-    }
-    return status;
-}
-
 static enum ls_status open_log(struct world *world, struct recovery *recovery, struct ls_error *err) {
     struct sim_coord *c = world->coord;
     struct dlog_options options = {.dir = DISK_ROOT,
@@ -1552,7 +1491,7 @@ static enum ls_status open_log(struct world *world, struct recovery *recovery, s
         world_wrong(world, "the log is called corrupt: %s", err->text);
     }
     if (status == LS_OK) {
-        status = claim_log(c, err);
+        status = claim_log(c->log, SIM_COORDINATOR, wall_clock_ms(world), &c->epoch, err);
     }
     return status;
 }
@@ -1595,7 +1534,9 @@ static void start_engine(struct world *world, const struct recovery *recovery) {
 static void boot(struct world *world, uint64_t life, uint64_t unused) {
     (void)unused;
     struct sim_coord *c = world->coord;
-    assert(!c->up);
+    if (c->up || c->away || c->life >= life) {
+        return;
+    }
     c->life = life;
     c->started_us = world->now_us;
     struct recovery *recovery = recovery_new();
@@ -1606,10 +1547,13 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     if (world_fault(world, world->options.disk_fail_pm)) {
         disk_fail_soon(world, 20);
     }
+    reading_may_fail(world, 40);
+    disk_set_full(world, world_fault(world, world->options.disk_full_pm));
     struct ls_error err = {0};
     enum ls_status status = open_log(world, recovery, &err);
     bool cut = disk_was_cut(world);
-    disk_calm(world);
+    reading_is_over(world);
+    disk_set_full(world, false);
     c->up = true; /* so that coord_crash() cleans up whatever is there */
     if (cut || status != LS_OK) {
         recovery_free(recovery);
@@ -1621,10 +1565,13 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     }
     fill_registry(world, recovery);
     start_engine(world, recovery);
-    world_trace(world, "coord", "up", "epoch %u, %zu open decisions", c->epoch, recovery_open_count(recovery));
+    world_trace(world, actor(world), "up", "epoch %u, %zu open decisions", c->epoch, recovery_open_count(recovery));
     recovery_free(recovery);
     dlog_durable(c->log, &c->fence_position, &c->fence_chain);
-    check_log_keeps(world);
+    check_log_position(world, c->fence_position, c->fence_chain);
+    if (world->who == 0) {
+        check_log_keeps(world);
+    }
     world_after(world, HOUSEKEEPING_US, housekeeping, life, 0);
     world_after(world, LS_PING_INTERVAL_MS * MS, ping, life, 0);
     struct engine_event event = {.kind = EV_TICK};
@@ -1655,6 +1602,7 @@ void coord_crash(struct world *world, bool machine) {
     } else {
         disk_process_gone(world);
     }
+    c->draining = c->reading_fails = c->refused = false;
     c->ticket_first = c->ticket_count = 0;
     c->kick = c->writing = false;
     c->armed_us = ENGINE_NEVER;
@@ -1668,7 +1616,155 @@ void coord_crash(struct world *world, bool machine) {
             respond(world, &c->requests[i], SIM_GONE);
         }
     }
-    world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), boot, c->life + 1, 0);
+    if (!c->away) {
+        world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), boot, c->life + 1, 0);
+    }
+}
+
+void coord_crash_all(struct world *world) {
+    for (uint32_t who = 0; who < SIM_COORDS; who++) {
+        uint32_t was = world_as(world, who);
+        if (world->coord != NULL) {
+            coord_crash(world, true);
+        }
+        (void)world_as(world, was);
+    }
+}
+
+/* ---------------------------------------------------------- an orderly stop */
+
+static void stop_in_order(struct world *world) {
+    struct sim_coord *c = world->coord;
+    struct ls_error err;
+    log_mark(world); /* ends and running time of this life */
+    prepare_disk_faults(world);
+    enum ls_status status = claim_write_all(c->log, &err);
+    if (disk_was_cut(world) || status != LS_OK) {
+        die_of_disk(world, "stopping");
+        return;
+    }
+    disk_calm(world);
+    trace(world, "stops", "");
+    coord_crash(world, false);
+}
+
+static void look_whether_drained(struct world *world, uint64_t life, uint64_t unused) {
+    struct sim_coord *c = world->coord;
+    if (still_paused(world, look_whether_drained, life, unused) || !c->up || c->life != life) {
+        return;
+    }
+    struct engine_stats stats;
+    engine_stats(c->engine, &stats);
+    if ((stats.in_flight == 0 && stats.waiting == 0) || world->now_us >= c->drain_until_us) {
+        stop_in_order(world);
+    } else {
+        world_after(world, 50 * MS, look_whether_drained, life, unused);
+    }
+}
+
+static void drain_timer(struct world *world, uint64_t a, uint64_t b) {
+    struct sim_coord *c = world->coord;
+    if (world->healed) {
+        return;
+    }
+    if (c->up && !c->draining && c->paused_until_us <= world->now_us) {
+        trace(world, "drains", "");
+        sim_coverage.drains++;
+        c->draining = true;
+        c->drain_until_us = world->now_us + DRAIN_US;
+        uint64_t life = c->life;
+        struct engine_event event = {.kind = EV_DRAIN};
+        step(world, &event);
+        world_after(world, 50 * MS, look_whether_drained, life, 0);
+    }
+    world_after(world, rng_delay(&world->rng, world->options.drain_ms * MS), drain_timer, a, b);
+}
+
+/* ------------------------------------------------------------ the stale copy */
+
+uint64_t coord_stale_position(const struct world *world) {
+    return world->stale_position;
+}
+
+uint32_t coord_reached(struct world *world) {
+    const struct sim_coord *stale = world->coords[SIM_STALE];
+    if (stale == NULL || stale->away) {
+        return 0;
+    }
+    return rng_permille(&world->rng, world->stale_reached_pm) ? SIM_STALE : 0;
+}
+
+/* Somebody has noticed that there are two. */
+static void take_stale_away(struct world *world) {
+    struct sim_coord *stale = world->coords[SIM_STALE];
+    if (stale == NULL) {
+        return;
+    }
+    uint32_t was = world_as(world, SIM_STALE);
+    if (!stale->away) {
+        trace(world, "is taken", "away");
+        stale->away = true;
+        coord_crash(world, false);
+    }
+    (void)world_as(world, 0);
+    if (world->coord->away) {
+        world->coord->away = false;
+        world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), boot, world->coord->life + 1, 0);
+    }
+    (void)world_as(world, was);
+}
+
+static void stale_noticed(struct world *world, uint64_t a, uint64_t b) {
+    (void)a;
+    (void)b;
+    take_stale_away(world);
+}
+
+/* The copy is started: instead of the coordinator, whose machine is away, or beside it. */
+static void stale_starts(struct world *world, uint64_t a, uint64_t b) {
+    (void)a;
+    (void)b;
+    if (world->healed) {
+        return;
+    }
+    bool instead = rng_below(&world->rng, 2) == 0;
+    if (instead) {
+        world->coord->away = true;
+        coord_crash(world, rng_permille(&world->rng, world->options.coord_machine_pm));
+    }
+    world->stale_reached_pm = instead ? 1000 : rng_between(&world->rng, 100, 900);
+    world->stale_seen = true;
+    sim_coverage.stale_copies++;
+    (void)world_as(world, SIM_STALE);
+    world->coords[SIM_STALE] = world->coord = new_coord();
+    trace(world, "copy", instead ? "starts instead of the coordinator" : "starts beside the coordinator");
+    world_after(world, 0, boot, 1, 0);
+    world_after(world, rng_delay(&world->rng, 10 * SECOND), stale_noticed, 0, 0);
+}
+
+/* A backup of the log is taken, which somebody will take for the newest one. */
+static void copy_timer(struct world *world, uint64_t a, uint64_t b) {
+    if (world->healed) {
+        return;
+    }
+    if (!world->coord->up) {
+        world_after(world, 100 * MS, copy_timer, a, b);
+        return;
+    }
+    uint64_t chain;
+    dlog_durable(world->coord->log, &world->stale_position, &chain);
+    disk_clone(world, 0, SIM_STALE);
+    world_trace(world, "world", "copy", "of the log, which ends at %llu", (unsigned long long)world->stale_position);
+    world_after(world, rng_delay(&world->rng, 4 * SECOND), stale_starts, 0, 0);
+}
+
+void coord_heal(struct world *world) {
+    take_stale_away(world);
+    for (uint32_t who = 0; who < SIM_COORDS; who++) {
+        if (world->coords[who] != NULL) {
+            world->coords[who]->reading_fails = false;
+        }
+    }
 }
 
 static void pause_timer(struct world *world, uint64_t a, uint64_t b) {
@@ -1678,7 +1774,7 @@ static void pause_timer(struct world *world, uint64_t a, uint64_t b) {
     if (world->coord->up && world->coord->paused_until_us <= world->now_us) {
         uint64_t length = world_pause_length(world);
         world->coord->paused_until_us = world->now_us + length;
-        world_trace(world, "coord", "paused", "for %llu ms", (unsigned long long)(length / MS));
+        world_trace(world, actor(world), "paused", "for %llu ms", (unsigned long long)(length / MS));
         sim_coverage.pauses++;
     }
     world_after(world, rng_delay(&world->rng, world->options.pause_ms * MS), pause_timer, a, b);
@@ -1698,10 +1794,15 @@ static void crash_timer(struct world *world, uint64_t a, uint64_t b) {
     world_after(world, rng_delay(&world->rng, world->options.coord_crash_ms * MS), crash_timer, 0, 0);
 }
 
+static struct sim_coord *new_coord(void) {
+    struct sim_coord *c = calloc(1, sizeof *c);
+    assert(c != NULL);
+    c->armed_us = ENGINE_NEVER;
+    return c;
+}
+
 void coord_start(struct world *world) {
-    world->coord = calloc(1, sizeof *world->coord);
-    assert(world->coord != NULL);
-    world->coord->armed_us = ENGINE_NEVER;
+    world->coord = world->coords[0] = new_coord();
     disk_on_durable(world, check_medium);
     world_after(world, rng_below(&world->rng, 50 * MS), boot, 1, 0);
     if (world->options.pause_ms > 0) {
@@ -1710,18 +1811,27 @@ void coord_start(struct world *world) {
     if (world->options.coord_crash_ms > 0) {
         world_after(world, rng_delay(&world->rng, world->options.coord_crash_ms * MS), crash_timer, 0, 0);
     }
+    if (world->options.drain_ms > 0) {
+        world_after(world, rng_delay(&world->rng, world->options.drain_ms * MS), drain_timer, 0, 0);
+    }
+    if (world->options.clone_ms > 0) {
+        world_after(world, rng_delay(&world->rng, world->options.clone_ms * MS), copy_timer, 0, 0);
+    }
 }
 
 void coord_stop(struct world *world) {
-    struct sim_coord *c = world->coord;
-    if (c == NULL) {
-        return;
+    for (uint32_t who = 0; who < SIM_COORDS; who++) {
+        struct sim_coord *c = world->coords[who];
+        if (c == NULL) {
+            continue;
+        }
+        engine_free(c->engine);
+        dlog_close(c->log);
+        registry_free(c->registry);
+        engine_effects_free(&c->effects);
+        free(c);
+        world->coords[who] = NULL;
     }
-    engine_free(c->engine);
-    dlog_close(c->log);
-    registry_free(c->registry);
-    engine_effects_free(&c->effects);
-    free(c);
     world->coord = NULL;
 }
 
@@ -1759,7 +1869,7 @@ const char *coord_unfinished(struct world *world) {
         return why;
     }
     for (size_t i = 0; i < LINKS_MAX; i++) {
-        if (c->links[i].state == LINK_WELCOMED && c->links[i].proof_count > 0) {
+        if (c->links[i].state == LINK_WELCOMED && (c->links[i].proof_count > 0 || c->links[i].proofs_failed)) {
             return "proofs are outstanding";
         }
     }

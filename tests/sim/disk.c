@@ -50,7 +50,7 @@ struct sim_disk {
     struct names cache, medium;
     struct change changes[CHANGES_MAX];
     size_t change_count;
-    uint64_t cut_in, fail_in; /* operations from now, 0: none */
+    uint64_t cut_in, fail_in, read_fail_in; /* operations from now, 0: none */
     bool cut, full;
     disk_durable_visit visit;
 };
@@ -198,6 +198,7 @@ static ssize_t disk_pread(void *context, int fd, void *buffer, size_t length, ui
     struct sim_disk *disk = disk_of(context);
     int status = begin(disk, false);
     if (status != 0) return status;
+    if (disk->read_fail_in > 0 && --disk->read_fail_in == 0) return -EIO;
     struct file *file = file_of(disk, fd);
     if (offset >= file->size) return 0;
     if (length > file->size - offset) length = (size_t)(file->size - offset);
@@ -358,7 +359,7 @@ static int disk_list(void *context, const char *dir, void (*entry)(void *arg, co
 void disk_start(struct world *world) {
     struct sim_disk *disk = calloc(1, sizeof *disk);
     assert(disk != NULL);
-    world->disk = disk;
+    world->disk = world->disks[world->who] = disk;
     for (size_t i = 0; i < OPEN_MAX; i++) disk->open[i] = -1;
     disk->io = (struct dlog_io){.context = world,
                                 .open = disk_open,
@@ -376,8 +377,7 @@ void disk_start(struct world *world) {
                                 .truncate = disk_truncate};
 }
 
-void disk_stop(struct world *world) {
-    struct sim_disk *disk = world->disk;
+static void disk_free(struct sim_disk *disk) {
     if (disk == NULL) return;
     for (int i = 0; i < disk->file_count; i++) {
         free(disk->files[i].cache);
@@ -385,7 +385,43 @@ void disk_stop(struct world *world) {
         free(disk->files[i].dirty);
     }
     free(disk);
+}
+
+void disk_stop(struct world *world) {
+    for (uint32_t i = 0; i < SIM_COORDS; i++) {
+        disk_free(world->disks[i]);
+        world->disks[i] = NULL;
+    }
     world->disk = NULL;
+}
+
+static void *copied(const void *bytes, size_t length) {
+    void *copy = malloc(length + 1);
+    assert(copy != NULL);
+    if (length > 0) memcpy(copy, bytes, length);
+    return copy;
+}
+
+void disk_clone(struct world *world, uint32_t from, uint32_t to) {
+    const struct sim_disk *old = world->disks[from];
+    disk_free(world->disks[to]);
+    uint32_t was = world_as(world, to);
+    disk_start(world);
+    struct sim_disk *disk = world->disks[to];
+    disk->file_count = old->file_count;
+    for (int i = 0; i < old->file_count; i++) {
+        const struct file *file = &old->files[i];
+        size_t capacity = (size_t)file->capacity, sectors = capacity / SECTOR;
+        disk->files[i] = (struct file){.cache = copied(file->medium, capacity),
+                                       .medium = copied(file->medium, capacity),
+                                       .dirty = calloc(sectors + 1, sizeof *file->dirty),
+                                       .size = file->medium_size,
+                                       .medium_size = file->medium_size,
+                                       .capacity = file->capacity};
+        assert(disk->files[i].dirty != NULL);
+    }
+    disk->medium = disk->cache = old->medium;
+    (void)world_as(world, was);
 }
 
 const struct dlog_io *disk_io(struct world *world) {
@@ -401,11 +437,15 @@ bool disk_was_cut(const struct world *world) {
 }
 
 void disk_calm(struct world *world) {
-    world->disk->cut_in = world->disk->fail_in = 0;
+    world->disk->cut_in = world->disk->fail_in = world->disk->read_fail_in = 0;
 }
 
 void disk_fail_soon(struct world *world, uint64_t within) {
     world->disk->fail_in = rng_between(&world->rng, 1, within);
+}
+
+void disk_fail_read_soon(struct world *world, uint64_t within) {
+    world->disk->read_fail_in = rng_between(&world->rng, 1, within);
 }
 
 void disk_set_full(struct world *world, bool full) {
@@ -414,14 +454,14 @@ void disk_set_full(struct world *world, bool full) {
 
 void disk_heal(struct world *world) {
     world->disk->full = false;
-    world->disk->fail_in = 0;
+    world->disk->fail_in = world->disk->read_fail_in = 0;
 }
 
 void disk_process_gone(struct world *world) {
     struct sim_disk *disk = world->disk;
     for (size_t i = 0; i < OPEN_MAX; i++) disk->open[i] = -1;
     disk->cut = false;
-    disk->cut_in = disk->fail_in = 0;
+    disk->cut_in = disk->fail_in = disk->read_fail_in = 0;
     disk->full = false;
 }
 

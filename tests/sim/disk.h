@@ -10,7 +10,7 @@
  * what it needs). Of the names not yet synced a prefix of the changes survives.
  *   - A failed fdatasync (EIO) marks the pages clean although only some sectors reached the medium: the cache goes on
  * showing what the disk does not have (hazards D2).
- *   - A write may fail (EIO), or be short. The disk may be full: allocate answers ENOSPC.
+ *   - A write or a read may fail (EIO), a write may be short. The disk may be full: allocate answers ENOSPC.
  *   - The process may die at any operation: from there on nothing it asks for happens (disk_cut).
  */
 #ifndef SIM_DISK_H
@@ -32,10 +32,14 @@ void disk_cut(struct world *world, uint64_t operations);
 bool disk_was_cut(const struct world *world);
 /* Neither a cut nor a failure is pending any more. */
 void disk_calm(struct world *world);
+/* One of the next `within` reads fails. */
+void disk_fail_read_soon(struct world *world, uint64_t within);
 /* One of the next `within` writes or syncs fails. */
 void disk_fail_soon(struct world *world, uint64_t within);
 void disk_set_full(struct world *world, bool full);
 
+/* A second disk with what the medium of the first holds now: a snapshot, a backup. */
+void disk_clone(struct world *world, uint32_t from, uint32_t to);
 /* The process is gone: descriptors are closed, cut and pending failure are forgotten. */
 void disk_process_gone(struct world *world);
 /* The machine is gone: the cache is, too. */

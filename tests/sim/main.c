@@ -1,10 +1,11 @@
 /*
  * main.c: lockstep-sim: runs seeds, one after the other, and says what to type to see a failure again.
  *
- *   lockstep-sim [--seeds N] [--seed K] [--set NAME=VALUE]... [--verbose] [--minimize] [--keep-going] [--options]
+ *   lockstep-sim [--seeds N] [--seed K] [--set NAME=VALUE]... [--verbose] [--no-shorten] [--keep-going] [--options]
  *
- * Exit status: 0 all passed, 2 usage, 10 the code under test crashed (an assert), 11 a promise was broken, 12 something
- * never ended. docs/simulator.md explains the trace.
+ * A seed that fails is shortened: faults are switched off and counts made smaller as long as it still fails in the same
+ * way. Exit status: 0 all passed, 2 usage, 10 the code under test crashed (an assert), 11 a promise was broken, 12
+ * something never ended. docs/simulator.md explains the trace.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -12,6 +13,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,6 +23,7 @@
 #include "tests/sim/world.h"
 
 #define SETTINGS_MAX 128u
+#define SEED_CPU_SECONDS 60 /* most take some milliseconds: an endless loop is a finding, too */
 
 struct setting {
     char name[32];
@@ -28,7 +32,7 @@ struct setting {
 
 struct arguments {
     uint64_t seeds, seed;
-    bool verbose, minimize, keep_going, list_options;
+    bool verbose, no_shorten, keep_going, list_options;
     struct setting settings[SETTINGS_MAX];
     size_t setting_count;
 };
@@ -40,16 +44,19 @@ static struct world *running;
  * not. */
 static void on_crash(int signal_number) {
     if (running == NULL) _exit(128 + signal_number);
-    running->result = SIM_CRASH;
+    running->result = signal_number == SIGVTALRM ? SIM_STUCK : SIM_CRASH;
     snprintf(running->why, sizeof running->why, "%s",
-             signal_number == SIGABRT ? "an assertion failed (see above)" : "a bad pointer");
+             signal_number == SIGABRT     ? "an assertion failed (see above)"
+             : signal_number == SIGVTALRM ? "does not come back from one step"
+                                          : "a bad pointer");
     longjmp(running->escape, 1);
 }
 
 static void catch_crashes(void) {
     struct sigaction action = {.sa_handler = on_crash, .sa_flags = SA_NODEFER};
     sigemptyset(&action.sa_mask);
-    if (sigaction(SIGABRT, &action, NULL) != 0 || sigaction(SIGSEGV, &action, NULL) != 0) {
+    if (sigaction(SIGABRT, &action, NULL) != 0 || sigaction(SIGSEGV, &action, NULL) != 0 ||
+        sigaction(SIGVTALRM, &action, NULL) != 0) {
         perror("sigaction");
         exit(LS_EXIT_ERROR);
     }
@@ -84,34 +91,77 @@ static void print_command(const struct arguments *args, uint64_t seed) {
     printf(" --verbose\n");
 }
 
-/* Smaller values of single options, as long as the seed still fails in the same way. */
-static void minimize(struct world *world, struct arguments *args, uint64_t seed) {
-    enum sim_result wanted = world->result;
+static enum sim_result run_seed(struct world *world, uint64_t seed, const struct sim_options *options, bool verbose) {
+    const struct itimerval limit = {.it_value = {.tv_sec = SEED_CPU_SECONDS}}, none = {{0}, {0}};
+    running = world;
+    (void)setitimer(ITIMER_VIRTUAL, &limit, NULL);
+    enum sim_result result = world_run(world, seed, options, verbose);
+    (void)setitimer(ITIMER_VIRTUAL, &none, NULL);
+    running = NULL;
+    return result;
+}
+
+/* In a process of its own: a bug that has overwritten memory must not disturb the next try. */
+static enum sim_result run_apart(struct world *world, uint64_t seed, const struct sim_options *options) {
+    (void)fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        if (freopen("/dev/null", "w", stderr) == NULL) _exit(SIM_CRASH);
+        _exit((int)run_seed(world, seed, options, false));
+    }
+    int status;
+    if (child < 0 || waitpid(child, &status, 0) != child) {
+        return SIM_PASSED;
+    }
+    return WIFEXITED(status) ? (enum sim_result)WEXITSTATUS(status) : SIM_CRASH;
+}
+
+/* What a smaller world would have here; the same value: nothing to be tried. */
+static uint64_t smaller_value(const char *name, uint64_t had) {
+    static const char *const faults[] = {"reset_ms", "silence_ms",  "partition_ms", "failover_ms", "outside_ms",
+                                         "clone_ms", "stranger_ms", "pause_ms",     "drain_ms",    "twin_ms"};
+    if (strcmp(name, "participants") == 0) {
+        return had > 2 ? had - 1 : had;
+    }
+    if (strcmp(name, "clients") == 0 || strcmp(name, "transactions") == 0) {
+        return had > 1 ? had - 1 : had;
+    }
+    if (strcmp(name, "chaos_ms") == 0) {
+        return had > 200 ? had * 3 / 4 : had;
+    }
+    bool fault = strstr(name, "_pm") != NULL || strstr(name, "crash_ms") != NULL;
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        fault = fault || strcmp(name, faults[i]) == 0;
+    }
+    return fault ? 0 : had;
+}
+
+static void keep_setting(struct arguments *args, const char *name, uint64_t value) {
+    size_t at = 0;
+    while (at < args->setting_count && strcmp(args->settings[at].name, name) != 0) {
+        at++;
+    }
+    snprintf(args->settings[at].name, sizeof args->settings[at].name, "%s", name);
+    args->settings[at].value = value;
+    args->setting_count += at == args->setting_count ? 1 : 0;
+}
+
+static void shorten(struct world *world, struct arguments *args, uint64_t seed, enum sim_result wanted) {
     bool smaller = true;
-    for (int round = 0; round < 4 && smaller; round++) {
+    for (int round = 0; round < 8 && smaller; round++) {
         smaller = false;
         struct sim_options base;
         draw(args, seed, &base);
         uint64_t *slot;
         const char *what, *name;
         for (size_t i = 0; (name = sim_option_at(&base, i, &slot, &what)) != NULL; i++) {
-            uint64_t had = *slot;
-            bool count =
-                strcmp(name, "participants") == 0 || strcmp(name, "clients") == 0 || strcmp(name, "transactions") == 0;
-            bool fault =
-                strstr(name, "_pm") != NULL || (strstr(name, "_ms") != NULL && strstr(name, "crash") != NULL) ||
-                strcmp(name, "reset_ms") == 0 || strcmp(name, "silence_ms") == 0 || strcmp(name, "failover_ms") == 0 ||
-                strcmp(name, "outside_ms") == 0 || strcmp(name, "stranger_ms") == 0;
-            uint64_t least = strcmp(name, "participants") == 0 ? 2 : 1;
-            uint64_t next = fault ? 0 : count && had > least ? had - 1 : had;
+            uint64_t had = *slot, next = smaller_value(name, had);
             if (next == had || args->setting_count == SETTINGS_MAX) {
                 continue;
             }
             *slot = next;
-            if (world_run(world, seed, &base, false) == wanted) {
-                struct setting *setting = &args->settings[args->setting_count++];
-                snprintf(setting->name, sizeof setting->name, "%s", name);
-                setting->value = next;
+            if (run_apart(world, seed, &base) == wanted) {
+                keep_setting(args, name, next);
                 smaller = true;
             } else {
                 *slot = had;
@@ -120,14 +170,16 @@ static void minimize(struct world *world, struct arguments *args, uint64_t seed)
     }
     struct sim_options options;
     draw(args, seed, &options);
-    (void)world_run(world, seed, &options, false);
+    (void)run_seed(world, seed, &options, false);
 }
 
 static void report(struct world *world, struct arguments *args, uint64_t seed) {
     printf("\nseed %" PRIu64 ": %s: %s\n", seed, result_name(world->result), world->why);
-    if (args->minimize) {
-        minimize(world, args, seed);
-        printf("smaller: %s: %s\n", result_name(world->result), world->why);
+    size_t asked = args->setting_count;
+    if (!args->no_shorten && !args->verbose) {
+        print_command(args, seed);
+        shorten(world, args, seed, world->result);
+        printf("shortened: %s: %s\n", result_name(world->result), world->why);
     }
     sim_options_print(stdout, &world->options);
     if (!args->verbose) {
@@ -135,6 +187,7 @@ static void report(struct world *world, struct arguments *args, uint64_t seed) {
     }
     printf("seed %" PRIu64 ": %s: %s\n", seed, result_name(world->result), world->why);
     print_command(args, seed);
+    args->setting_count = asked;
     fflush(stdout);
 }
 
@@ -189,8 +242,8 @@ static bool parse(struct arguments *args, int argc, char **argv) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--verbose") == 0) {
             args->verbose = true;
-        } else if (strcmp(argv[i], "--minimize") == 0) {
-            args->minimize = true;
+        } else if (strcmp(argv[i], "--no-shorten") == 0) {
+            args->no_shorten = true;
         } else if (strcmp(argv[i], "--keep-going") == 0) {
             args->keep_going = true;
         } else if (strcmp(argv[i], "--options") == 0) {
@@ -219,11 +272,14 @@ int main(int argc, char **argv) {
     static struct arguments args = {.seeds = 1, .seed = 1};
     static struct world world;
     if (!parse(&args, argc, argv)) {
-        fprintf(stderr, "usage: lockstep-sim [--seeds N] [--seed K] [--set NAME=VALUE]... [--verbose] [--minimize] "
+        fprintf(stderr, "usage: lockstep-sim [--seeds N] [--seed K] [--set NAME=VALUE]... [--verbose] [--no-shorten] "
                         "[--keep-going] [--options]\n");
         return LS_EXIT_USAGE;
     }
-    (void)mallopt(M_MMAP_THRESHOLD, 200 << 10); /* large zeroed tables come from the kernel, not from memset */
+    /* Memory stays ours between seeds: the kernel's clean pages cost more than everything else. */
+    (void)mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    (void)mallopt(M_TRIM_THRESHOLD, 512 << 20);
+    (void)mallopt(M_TOP_PAD, 16 << 20);
     catch_crashes();
     struct sim_options options;
     if (args.list_options) {
@@ -237,8 +293,7 @@ int main(int argc, char **argv) {
     clock_t worked = clock();
     for (uint64_t seed = args.seed; seed < args.seed + args.seeds; seed++) {
         draw(&args, seed, &options);
-        running = &world;
-        enum sim_result result = world_run(&world, seed, &options, args.verbose);
+        enum sim_result result = run_seed(&world, seed, &options, args.verbose);
         steps += world.steps;
         all_traces = all_traces * 31 + world.trace_hash;
         if (result == SIM_PASSED) {
@@ -256,7 +311,6 @@ int main(int argc, char **argv) {
             break;
         }
     }
-    running = NULL;
     double took = seconds() - began;
     print_coverage();
     double cpu = (double)(clock() - worked) / CLOCKS_PER_SEC;

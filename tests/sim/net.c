@@ -27,22 +27,27 @@ struct stream {
     uint32_t head, count;
     uint64_t last_at_us; /* nothing may arrive before this */
     bool scheduled;      /* a delivery call is in the event queue */
-    bool silent;         /* nothing is delivered until the receiver gives up */
+    bool silent;         /* nothing is delivered until the receiver gives up, or a partition ends */
+    uint64_t silent_us;  /* since then */
     bool ending;         /* after the last packet the receiver hears that the link is gone */
 };
 
 struct link {
     uint64_t number; /* 0: free */
     uint32_t participant;
+    uint32_t who;         /* the coordinator at the other end */
     uint64_t life;        /* of the agent process */
     uint64_t heard_us[2]; /* when this side last received something */
     bool open[2];         /* this side still has its end */
     struct stream in[2];  /* towards this side */
+    uint8_t *again[2];    /* a frame towards this side that will come a second time */
+    size_t again_size[2];
 };
 
 struct sim_net {
     struct link *links[LINKS_MAX];
     uint64_t next_number;
+    bool cut[SIM_PARTICIPANTS_MAX][2]; /* a partition: nothing gets through towards this side */
 };
 
 static void pump(struct world *world, uint64_t slot_side, uint64_t number);
@@ -68,6 +73,8 @@ static void free_link(struct world *world, struct link *link) {
     drop_from(&link->in[COORD], 0);
     drop_from(&link->in[AGENT], 0);
     world->net->links[link->number % LINKS_MAX] = NULL;
+    free(link->again[COORD]);
+    free(link->again[AGENT]);
     free(link);
 }
 
@@ -107,6 +114,7 @@ static void close_end(struct world *world, struct link *link, enum side side) {
 static void tell_down(struct world *world, struct link *link, enum side side) {
     uint64_t number = link->number;
     uint32_t participant = link->participant;
+    uint32_t who = link->who;
     uint64_t life = link->life;
     world_trace(world, "net", "down", "link %llu p%u noticed by %s", (unsigned long long)number, participant + 1,
                 side == COORD ? "coordinator" : "agent");
@@ -115,10 +123,12 @@ static void tell_down(struct world *world, struct link *link, enum side side) {
     link->in[side].ending = true;
     end_stream(world, link, side == COORD ? AGENT : COORD);
     free_if_closed(world, link);
+    uint32_t was = world_as(world, who);
     if (side == COORD)
         coord_link_down(world, number);
     else
         agent_host_link_down(world, participant, life, number);
+    (void)world_as(world, was);
 }
 
 /* Hands over everything that is due towards one side. */
@@ -129,6 +139,7 @@ static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
     struct stream *stream = &link->in[to];
     stream->scheduled = false;
     if (!link->open[to] || stream->silent) return;
+    (void)world_as(world, link->who);
     uint64_t paused =
         to == COORD ? coord_paused_until(world) : agent_host_paused_until(world, link->participant, link->life);
     if (paused > world->now_us) {
@@ -165,6 +176,36 @@ static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
     }
 }
 
+static void enqueue(struct world *world, struct link *link, enum side to, uint8_t *bytes, size_t size) {
+    struct stream *stream = &link->in[to];
+    assert(stream->count < QUEUE_MAX);
+    uint64_t at = world->now_us + message_delay(world);
+    if (at < stream->last_at_us) at = stream->last_at_us;
+    stream->last_at_us = at;
+    stream->queue[(stream->head + stream->count++) % QUEUE_MAX] = (struct packet){bytes, size, at};
+    if (!stream->silent) schedule(world, link, to, stream->queue[stream->head].at_us);
+}
+
+/* The newest frame of this direction once more, behind whatever is sent until then. */
+static void sent_again(struct world *world, uint64_t to, uint64_t number) {
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || world->healed || !link->open[0] || !link->open[1] || link->in[to].ending ||
+        link->again[to] == NULL)
+        return;
+    sim_coverage.doubles++;
+    enqueue(world, link, (enum side)to, link->again[to], link->again_size[to]);
+    link->again[to] = NULL;
+}
+
+static void send_again_later(struct world *world, struct link *link, enum side to, const uint8_t *bytes, size_t size) {
+    if (link->again[to] != NULL || !world_fault(world, world->options.double_pm)) return;
+    link->again[to] = malloc(size);
+    assert(link->again[to] != NULL);
+    memcpy(link->again[to], bytes, size);
+    link->again_size[to] = size;
+    world_after(world, rng_delay(&world->rng, 2 * world->options.net_us + MS), sent_again, to, link->number);
+}
+
 static void send_to(struct world *world, uint64_t number, enum side to, const Lockstep__Frame *frame) {
     struct link *link = find(world, number, NULL);
     if (link == NULL || !link->open[to] || !link->open[1 - to])
@@ -179,12 +220,8 @@ static void send_to(struct world *world, uint64_t number, enum side to, const Lo
         free(bytes);
         world_wrong(world, "a frame cannot be encoded: %s", err.text);
     }
-    assert(stream->count < QUEUE_MAX);
-    uint64_t at = world->now_us + message_delay(world);
-    if (at < stream->last_at_us) at = stream->last_at_us;
-    stream->last_at_us = at;
-    stream->queue[(stream->head + stream->count++) % QUEUE_MAX] = (struct packet){bytes, size, at};
-    if (!stream->silent) schedule(world, link, to, stream->queue[stream->head].at_us);
+    send_again_later(world, link, to, bytes, size);
+    enqueue(world, link, to, bytes, size);
 }
 
 void net_send_to_coord(struct world *world, uint64_t link, const Lockstep__Frame *frame) {
@@ -202,10 +239,11 @@ void net_close(struct world *world, uint64_t number, bool by_coord) {
     free_if_closed(world, link);
 }
 
-static void gone(struct world *world, enum side side, uint32_t participant) {
+static void gone(struct world *world, enum side side, uint32_t participant, uint64_t life) {
     for (size_t i = 0; i < LINKS_MAX; i++) {
         struct link *link = world->net->links[i];
-        if (link == NULL || !link->open[side] || (side == AGENT && link->participant != participant)) continue;
+        if (link == NULL || !link->open[side]) continue;
+        if (side == AGENT ? link->participant != participant || link->life != life : link->who != world->who) continue;
         struct stream *out = &link->in[side == COORD ? AGENT : COORD];
         /* what the dead process wrote may have left, or not */
         if (!out->ending && out->count > 0) drop_from(out, (uint32_t)rng_below(&world->rng, out->count + 1));
@@ -215,11 +253,16 @@ static void gone(struct world *world, enum side side, uint32_t participant) {
 }
 
 void net_coord_gone(struct world *world) {
-    gone(world, COORD, 0);
+    gone(world, COORD, 0, 0);
 }
 
-void net_agent_gone(struct world *world, uint32_t participant) {
-    gone(world, AGENT, participant);
+void net_agent_gone(struct world *world, uint32_t participant, uint64_t life) {
+    gone(world, AGENT, participant, life);
+}
+
+bool net_leads_to_stale(const struct world *world, uint64_t number) {
+    const struct link *link = world->net->links[number % LINKS_MAX];
+    return link != NULL && link->number == number && link->who == SIM_STALE;
 }
 
 /* ------------------------------------------------------------------- faults */
@@ -251,6 +294,12 @@ static void reset_timer(struct world *world, uint64_t slot, uint64_t number) {
     reset_link(world, link);
 }
 
+static void fall_silent(struct world *world, struct link *link, enum side to) {
+    link->in[to].silent = true;
+    link->in[to].silent_us = link->heard_us[to] = world->now_us;
+    world_after(world, LS_PEER_DEAD_MS * MS, dead_timer, link->number % LINKS_MAX * 2 + to, link->number);
+}
+
 static void silence_timer(struct world *world, uint64_t slot, uint64_t number) {
     (void)slot;
     struct link *link = find(world, number, NULL);
@@ -259,16 +308,16 @@ static void silence_timer(struct world *world, uint64_t slot, uint64_t number) {
     if (!link->open[to] || link->in[to].ending || link->in[to].silent) return;
     world_trace(world, "net", "silence", "link %llu p%u towards %s", (unsigned long long)number, link->participant + 1,
                 to == COORD ? "coordinator" : "agent");
-    link->in[to].silent = true;
-    link->heard_us[to] = world->now_us;
-    world_after(world, LS_PEER_DEAD_MS * MS, dead_timer, number % LINKS_MAX * 2 + to, number);
+    fall_silent(world, link, to);
 }
 
 /* The receiver of a silent direction gives up. What was under way is lost for it; its own direction loses a suffix. */
 static void dead_timer(struct world *world, uint64_t slot_side, uint64_t number) {
     enum side to = (enum side)(slot_side % 2);
     struct link *link = find(world, number, NULL);
-    if (link == NULL || !link->open[to] || !link->in[to].silent) return;
+    if (link == NULL || !link->open[to] || !link->in[to].silent ||
+        world->now_us - link->in[to].silent_us < LS_PEER_DEAD_MS * MS)
+        return;
     drop_from(&link->in[to], 0);
     link->in[to].silent = false;
     struct stream *back = &link->in[1 - to];
@@ -276,39 +325,100 @@ static void dead_timer(struct world *world, uint64_t slot_side, uint64_t number)
     tell_down(world, link, to);
 }
 
-void net_heal(struct world *world) {
+/* What was held back arrives now. */
+static void speak_again(struct world *world, struct link *link, enum side to) {
+    struct stream *stream = &link->in[to];
+    if (!link->open[to] || !stream->silent) return;
+    stream->silent = false;
+    stream->last_at_us = world->now_us;
+    for (uint32_t p = 0; p < stream->count; p++) stream->queue[(stream->head + p) % QUEUE_MAX].at_us = world->now_us;
+    if (stream->count > 0) schedule(world, link, to, world->now_us);
+}
+
+static void partition_ends(struct world *world, uint64_t sides, uint64_t unused) {
+    (void)unused;
+    struct sim_net *net = world->net;
+    for (uint32_t p = 0; p < SIM_PARTICIPANTS_MAX; p++) {
+        for (enum side to = COORD; to <= AGENT; to++) {
+            if ((sides >> (2 * p + to) & 1) != 0) net->cut[p][to] = false;
+        }
+    }
     for (size_t i = 0; i < LINKS_MAX; i++) {
-        struct link *link = world->net->links[i];
-        for (enum side to = COORD; link != NULL && to <= AGENT; to++) {
-            if (link->open[to] && link->in[to].silent) {
-                link->in[to].silent = false;
-                link->in[to].last_at_us = world->now_us;
-                for (uint32_t p = 0; p < link->in[to].count; p++)
-                    link->in[to].queue[(link->in[to].head + p) % QUEUE_MAX].at_us = world->now_us;
-                if (link->in[to].count > 0) schedule(world, link, to, world->now_us);
+        for (enum side to = COORD; to <= AGENT && net->links[i] != NULL; to++) {
+            if ((sides >> (2 * net->links[i]->participant + to) & 1) != 0) speak_again(world, net->links[i], to);
+        }
+    }
+    world_trace(world, "net", "mended", "sides %llx", (unsigned long long)sides);
+}
+
+/* Some participants and the coordinator lose sight of each other: whole, or one direction only. */
+static void partition_timer(struct world *world, uint64_t a, uint64_t b) {
+    struct sim_net *net = world->net;
+    if (world->healed) return;
+    uint64_t sides = 0;
+    uint32_t direction = (uint32_t)rng_below(&world->rng, 3); /* COORD, AGENT: towards it; 2: both */
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        if (rng_below(&world->rng, 2) == 0 || net->cut[p][COORD] || net->cut[p][AGENT]) continue;
+        for (enum side to = COORD; to <= AGENT; to++) {
+            if (direction != 2 && direction != (uint32_t)to) continue;
+            net->cut[p][to] = true;
+            sides |= UINT64_C(1) << (2 * p + to);
+            for (size_t i = 0; i < LINKS_MAX; i++) {
+                struct link *link = net->links[i];
+                if (link != NULL && link->participant == p && link->open[to] && !link->in[to].ending &&
+                    !link->in[to].silent)
+                    fall_silent(world, link, to);
             }
         }
+    }
+    if (sides != 0) {
+        uint64_t length = rng_delay(&world->rng, rng_below(&world->rng, 2) == 0 ? 2 * SECOND : 12 * SECOND);
+        world_trace(world, "net", "partition", "sides %llx for %llu ms", (unsigned long long)sides,
+                    (unsigned long long)(length / MS));
+        sim_coverage.partitions++;
+        world_after(world, length, partition_ends, sides, 0);
+    }
+    world_after(world, rng_delay(&world->rng, world->options.partition_ms * MS), partition_timer, a, b);
+}
+
+void net_heal(struct world *world) {
+    memset(world->net->cut, 0, sizeof world->net->cut);
+    for (size_t i = 0; i < LINKS_MAX; i++) {
+        for (enum side to = COORD; to <= AGENT && world->net->links[i] != NULL; to++)
+            speak_again(world, world->net->links[i], to);
     }
 }
 
 /* -------------------------------------------------------------------- dial */
 
+/* Does anybody hear a dial, and who? SIM_COORDS: nobody. */
+static uint32_t dial_reaches(struct world *world, uint32_t participant) {
+    uint32_t who = coord_reached(world);
+    bool cut = world->net->cut[participant][COORD] || world->net->cut[participant][AGENT];
+    (void)world_as(world, who);
+    return cut || !coord_listens(world) || world_fault(world, 20) ? SIM_COORDS : who;
+}
+
 static void dial_arrives(struct world *world, uint64_t participant, uint64_t life) {
     uint64_t paused = agent_host_paused_until(world, (uint32_t)participant, life);
-    paused = coord_paused_until(world) > paused ? coord_paused_until(world) : paused;
     if (paused > world->now_us) {
         world_after(world, paused - world->now_us, dial_arrives, participant, life);
         return;
     }
     struct sim_net *net = world->net;
     uint64_t number = 0;
-    if (coord_listens(world)) {
+    uint32_t who = dial_reaches(world, (uint32_t)participant);
+    if (who != SIM_COORDS && coord_paused_until(world) > world->now_us) {
+        world_after(world, coord_paused_until(world) - world->now_us, dial_arrives, participant, life);
+        return;
+    }
+    if (who != SIM_COORDS) {
         for (uint64_t tries = 0; tries < LINKS_MAX && number == 0; tries++) {
             uint64_t next = ++net->next_number;
             if (net->links[next % LINKS_MAX] == NULL) number = next;
         }
     }
-    if (number == 0 || world_fault(world, 20)) {
+    if (number == 0) {
         agent_host_link_down(world, (uint32_t)participant, life, 0);
         return;
     }
@@ -318,6 +428,7 @@ static void dial_arrives(struct world *world, uint64_t participant, uint64_t lif
     link->number = number;
     link->participant = (uint32_t)participant;
     link->life = life;
+    link->who = who;
     link->open[COORD] = link->open[AGENT] = true;
     link->heard_us[COORD] = link->heard_us[AGENT] = world->now_us;
     net->links[number % LINKS_MAX] = link;
@@ -326,7 +437,8 @@ static void dial_arrives(struct world *world, uint64_t participant, uint64_t lif
     if (world->options.silence_ms > 0 && !world->healed)
         world_after(world, rng_delay(&world->rng, world->options.silence_ms * MS), silence_timer, 0, number);
     sim_coverage.links++;
-    world_trace(world, "net", "link", "%llu p%u", (unsigned long long)number, (unsigned)participant + 1);
+    world_trace(world, "net", "link", "%llu p%u%s", (unsigned long long)number, (unsigned)participant + 1,
+                who == SIM_STALE ? " to the stale copy" : "");
     coord_link_open(world, number, (uint32_t)participant);
     agent_host_link_up(world, (uint32_t)participant, life, number);
 }
@@ -338,6 +450,8 @@ void net_dial(struct world *world, uint32_t participant, uint64_t life) {
 void net_start(struct world *world) {
     world->net = calloc(1, sizeof *world->net);
     assert(world->net != NULL);
+    if (world->options.partition_ms > 0)
+        world_after(world, rng_delay(&world->rng, world->options.partition_ms * MS), partition_timer, 0, 0);
 }
 
 void net_stop(struct world *world) {

@@ -4,8 +4,10 @@
  * A link is two ordered streams of frames. Inside a link nothing is lost, doubled or reordered, as with TCP; but a link
  * may be reset at any time, which loses a suffix of what was under way in either direction, and the two ends notice at
  * different times. One direction may fall silent: what is sent there waits, until the receiver's dead timer
- * (LS_PEER_DEAD_MS) ends the link. Frames of an old link may still be handed to a process after it has accepted a new
- * one; it has to tell them by the link's number.
+ * (LS_PEER_DEAD_MS) ends the link. A partition does so to all links of some participants, in one direction or in both,
+ * and lets nobody dial meanwhile; it may end before anybody has noticed. A frame may come twice, the second time after
+ * later ones, as if it had been sent again. Frames of an old link may still be handed to a process after it has
+ * accepted a new one; it has to tell them by the link's number.
  *
  * Frames travel as bytes through common/frame.c.
  */
@@ -29,6 +31,8 @@ void net_send_to_agent(struct world *world, uint64_t link, const Lockstep__Frame
 void net_close(struct world *world, uint64_t link, bool by_coord);
 /* A process died: its ends of all links are gone. */
 void net_coord_gone(struct world *world);
-void net_agent_gone(struct world *world, uint32_t participant);
+void net_agent_gone(struct world *world, uint32_t participant, uint64_t life);
+/* A link to the stale copy of the coordinator? */
+bool net_leads_to_stale(const struct world *world, uint64_t link);
 
 #endif

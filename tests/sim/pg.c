@@ -66,6 +66,11 @@ bool pg_forget_fence(struct world *world, uint32_t participant) {
     return true;
 }
 
+bool pg_stored_fence(const struct world *world, uint32_t participant, struct agent_fence *ret_fence) {
+    *ret_fence = world->pg->databases[participant].fence;
+    return world->pg->databases[participant].has_fence;
+}
+
 /* ------------------------------------------------------------------- locks */
 
 bool row_lock(struct world *world, uint32_t participant, uint32_t row, int xact, int session) {

@@ -103,7 +103,9 @@ struct pg_op *pg_new_op(struct world *world, enum pg_op_kind kind, uint32_t part
 bool pg_forget_fence(struct world *world, uint32_t participant);
 void pg_submit(struct world *world, struct pg_op *op);
 /* The process of an agent is gone: its sessions lose their client. */
-/* How many backends of earlier lives of this agent are still there. */
+/* The fence that the database holds; false: none. */
+bool pg_stored_fence(const struct world *world, uint32_t participant, struct agent_fence *ret_fence);
+/* How many backends of other lives that were there when this one cleaned up are still there. */
 uint32_t pg_leftovers(const struct world *world, uint32_t participant, uint64_t life);
 void pg_client_gone(struct world *world, uint32_t participant, uint64_t life);
 

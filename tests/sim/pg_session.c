@@ -271,7 +271,10 @@ uint32_t pg_leftovers(const struct world *world, uint32_t participant, uint64_t 
     uint32_t count = 0;
     for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
         const struct session *s = &world->pg->sessions[i];
-        count += s->used && s->participant == participant && s->life < life ? 1u : 0u;
+        count += s->used && s->participant == participant && s->life != life &&
+                         s->serial <= world->pg->databases[participant].cleaned
+                     ? 1u
+                     : 0u;
     }
     return count;
 }
@@ -774,6 +777,12 @@ static int by_gid(const void *a, const void *b) {
     return strcmp(((const struct agent_prepared *)a)->gid, ((const struct agent_prepared *)b)->gid);
 }
 
+/* By the server's clock, which may have jumped meanwhile. */
+static uint64_t age_ms(struct world *world, const struct xact *x) {
+    uint64_t age = (world->now_us - x->prepared_us) / MS;
+    return world_fault(world, world->options.clock_pm) ? rng_below(&world->rng, UINT64_C(3000000000000)) : age;
+}
+
 static void arrive_scan(struct world *world, struct pg_op *op) {
     struct cluster *c = cluster_for(world, op->participant);
     op->scan = calloc(1, sizeof *op->scan);
@@ -788,10 +797,8 @@ static void arrive_scan(struct world *world, struct pg_op *op) {
             agent_host_lists(world, op->participant, x->gid)) {
             assert(count < PG_SCAN_MAX);
             snprintf(op->scan->gid[count], LS_GID_MAX + 1, "%s", x->gid);
-            op->scan->rows[count] = (struct agent_prepared){.gid = op->scan->gid[count],
-                                                            .xid = xact_xid(i),
-                                                            .owner = PG_OWNER,
-                                                            .age_ms = (world->now_us - x->prepared_us) / MS};
+            op->scan->rows[count] = (struct agent_prepared){
+                .gid = op->scan->gid[count], .xid = xact_xid(i), .owner = PG_OWNER, .age_ms = age_ms(world, x)};
             count++;
         }
     }
@@ -845,6 +852,7 @@ static void arrive_clean(struct world *world, struct pg_op *op) {
     bool ok = !world_fault(world, world->options.session_drop_pm);
     op->event.kind = AEV_DB_CLEAN;
     op->event.clean.ok = ok;
+    world->pg->databases[op->participant].cleaned = world->pg->next_serial;
     for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
         struct session *s = &world->pg->sessions[i];
         if (s->used && s->participant == op->participant && s->life != op->life &&
@@ -856,7 +864,11 @@ static void arrive_clean(struct world *world, struct pg_op *op) {
         struct pg_op *other = world->pg->ops[i];
         if (other != NULL && other->kind != PG_RUN && other->participant == op->participant &&
             other->life != op->life && !other->acted && (ok || rng_below(&world->rng, 2) == 0)) {
-            op_free(world, other);
+            if (other->orphan) {
+                op_free(world, other);
+            } else {
+                op_fail(world, other); /* a second agent's session is terminated */
+            }
         }
     }
     op_answer(world, op);

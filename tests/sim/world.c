@@ -26,12 +26,14 @@
  * testing: Groce and others, 2012). */
 static void focus(struct sim_options *options, struct rng *r) {
     uint64_t *const faults[] = {
-        &options->coord_crash_ms,  &options->coord_cut_pm,    &options->agent_crash_ms, &options->agent_cut_pm,
-        &options->server_crash_ms, &options->all_crash_pm,    &options->failover_ms,    &options->reset_ms,
-        &options->silence_ms,      &options->late_pm,         &options->pause_ms,       &options->outside_ms,
-        &options->stranger_ms,     &options->disk_cut_pm,     &options->disk_fail_pm,   &options->disk_full_pm,
-        &options->session_drop_pm, &options->prepare_fail_pm, &options->break_pm,       &options->fail_pm,
-        &options->defer_pm,        &options->cancel_pm,       &options->impatient_pm,   &options->retention_ms};
+        &options->coord_crash_ms,  &options->coord_cut_pm, &options->agent_crash_ms, &options->agent_cut_pm,
+        &options->server_crash_ms, &options->all_crash_pm, &options->failover_ms,    &options->reset_ms,
+        &options->partition_ms,    &options->double_pm,    &options->disk_read_pm,   &options->drain_ms,
+        &options->twin_ms,         &options->clone_ms,     &options->clock_pm,       &options->silence_ms,
+        &options->late_pm,         &options->pause_ms,     &options->outside_ms,     &options->stranger_ms,
+        &options->disk_cut_pm,     &options->disk_fail_pm, &options->disk_full_pm,   &options->session_drop_pm,
+        &options->prepare_fail_pm, &options->break_pm,     &options->fail_pm,        &options->defer_pm,
+        &options->cancel_pm,       &options->impatient_pm, &options->retention_ms};
     if (rng_below(r, 3) != 0) {
         return;
     }
@@ -53,6 +55,10 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
 #undef O
 #undef BETWEEN
     focus(options, r);
+    if (options->clone_ms !=
+        0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
+        options->presume_wait_ms = 600000;
+    }
 }
 
 const char *sim_option_at(struct sim_options *options, size_t index, uint64_t **ret_value, const char **ret_what) {
@@ -101,13 +107,21 @@ void world_after(struct world *world, uint64_t delay_us, world_call call, uint64
         world->heap = realloc(world->heap, world->heap_capacity * sizeof *world->heap);
         assert(world->heap != NULL);
     }
-    struct world_event event = {world->now_us + delay_us, world->order++, call, a, b};
+    struct world_event event = {world->now_us + delay_us, world->order++, call, a, b, world->who};
     size_t at = world->heap_count++;
     while (at > 0 && event_before(&event, &world->heap[(at - 1) / 2])) {
         world->heap[at] = world->heap[(at - 1) / 2];
         at = (at - 1) / 2;
     }
     world->heap[at] = event;
+}
+
+uint32_t world_as(struct world *world, uint32_t who) {
+    uint32_t was = world->who;
+    world->who = who;
+    world->coord = world->coords[who];
+    world->disk = world->disks[who];
+    return was;
 }
 
 static struct world_event heap_pop(struct world *world) {
@@ -179,7 +193,7 @@ bool world_fault(struct world *world, uint64_t permille) {
 void world_power_failure(struct world *world) {
     world_trace(world, "world", "power", "everything goes down");
     pg_crash_all(world);
-    coord_crash(world, true);
+    coord_crash_all(world);
     agents_crash_all(world);
 }
 
@@ -191,9 +205,11 @@ static void run_until(struct world *world, uint64_t until_us) {
         assert(event.at_us >= world->now_us);
         world->now_us = event.at_us;
         world->steps++;
+        (void)world_as(world, event.who);
         event.call(world, event.a, event.b);
     }
     world->now_us = until_us;
+    (void)world_as(world, 0);
 }
 
 /* What still keeps the world from being finished; false: nothing. */
@@ -223,6 +239,8 @@ static void live(struct world *world) {
     world_trace(world, "world", "heal", "faults are off");
     net_heal(world);
     disk_heal(world);
+    coord_heal(world);
+    agents_heal(world);
     uint64_t limit = world->now_us + HEAL_LIMIT_US;
     run_until(world, world->now_us + HEAL_AT_LEAST_US);
     char why[400];
