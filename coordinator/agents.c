@@ -375,6 +375,7 @@ void agents_send_work(struct agents *agents, const struct engine_effect *effect)
                     err.text); /* nothing left for this branch: its abort finds nothing */
         return;
     }
+    /* Crash: perhaps prepared there; no record: the agent asks and rolls back. */
     pass_sent_point(link, FP_coord_work_sent);
 }
 
@@ -390,8 +391,9 @@ void agents_send_decide(struct agents *agents, const struct engine_effect *effec
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     frame.body_case = LOCKSTEP__FRAME__BODY_DECIDE;
     frame.decide = &decide;
-    if (send_frame(link, &frame) == LS_OK && effect->decide.commit) {
-        pass_sent_point(link, FP_coord_commit_sent);
+    if (send_frame(link, &frame) == LS_OK) {
+        /* Crash: a commit is in the log and is sent again; of an abort there is no record, which says the same. */
+        pass_sent_point(link, effect->decide.commit ? FP_coord_commit_sent : FP_coord_abort_sent);
     }
 }
 
@@ -406,6 +408,8 @@ void agents_send_settle(struct agents *agents, const struct engine_effect *effec
     frame.body_case = LOCKSTEP__FRAME__BODY_SETTLE;
     frame.settle = &settle;
     (void)send_frame(link, &frame); /* asked again by the engine until it is answered */
+    /* Crash: row or tombstone is the truth, whoever asks next. */
+    pass_sent_point(link, FP_coord_settle_sent);
 }
 
 /* ------------------------------------------------------- proving again */
@@ -424,6 +428,8 @@ static void history_proved(struct link *link) {
     participant->system_id = link->hello->system_id;
     participant->timeline = link->hello->timeline;
     participant->changed_epoch = link->agents->host->epoch;
+    /* Crash: proved, but not recorded: proved again at the next link. */
+    (void)failpoint_hit(FP_coord_history_proved);
     struct ls_error err;
     uint64_t end;
     if (host_log_participant(link->agents->host, participant, &end, &err) != LS_OK) {
@@ -574,6 +580,8 @@ static void welcome(struct link *link) {
     frame.body_case = LOCKSTEP__FRAME__BODY_WELCOME;
     frame.welcome = &welcome;
     (void)send_frame(link, &frame);
+    /* Crash: the agent may have stored this epoch's fence; the log has that epoch. */
+    pass_sent_point(link, FP_coord_welcome_sent);
     diag(DIAG_INFO, "agent joined", "participant", participant->name, "address", peer_address(link->peer), "server",
          participant->server_version, "database", participant->database, "timeline", diag_u64(link->hello->timeline),
          "credits", diag_u64(link->hello->credits), NULL);
@@ -591,6 +599,8 @@ static void welcome(struct link *link) {
 static void registered(struct link *link) {
     struct host *host = link->agents->host;
     struct ls_error err;
+    /* Crash: the agent comes again and finds its number in the log. */
+    (void)failpoint_hit(FP_coord_participant_durable);
     if (registry_add(host->registry, link->number, link->hello->participant, &link->participant, &err) != LS_OK) {
         reject(link, "%s", err.text);
         return;
@@ -655,6 +665,8 @@ static void begin_registering(struct link *link) {
         reject(link, "%s", err.text);
         return;
     }
+    /* Crash: the record is there or not, and no gtid has the number in it yet. */
+    (void)failpoint_hit(FP_coord_participant_appended);
     link->state = LINK_REGISTERING;
     diag(DIAG_INFO, "new participant", "participant", link->hello->participant, "number", diag_u64(link->number), NULL);
 }
@@ -704,6 +716,8 @@ static Lockstep__Hello *copy_hello(const Lockstep__Hello *hello) {
 
 static void on_hello(struct link *link, const Lockstep__Frame *frame) {
     struct host *host = link->agents->host;
+    /* Crash: nothing was said. */
+    (void)failpoint_hit(FP_coord_hello_received);
     if (!hello_is_for_us(link, frame->hello)) {
         return;
     }
@@ -774,6 +788,7 @@ static void note_existing(struct link *link, const struct txn *txn, const Lockst
 static void on_vote(struct link *link, const Lockstep__Vote *vote) {
     struct host *host = link->agents->host;
     struct ls_gtid gtid;
+    /* Crash: a vote in memory is none; no record: abort. */
     (void)failpoint_hit(FP_coord_vote_received);
     if (!parse_ours(link, vote->gtid, &gtid)) {
         diag(DIAG_DEBUG, "vote for a transaction that is not ours", "gtid", vote->gtid, "participant",
@@ -800,6 +815,7 @@ static void on_vote(struct link *link, const Lockstep__Vote *vote) {
 static void on_done(struct link *link, const Lockstep__Done *done) {
     struct host *host = link->agents->host;
     struct ls_gtid gtid;
+    /* Crash: one branch is committed and the record is there: the others are driven, this one is proved again. */
     (void)failpoint_hit(FP_coord_done_received);
     if (!parse_ours(link, done->gtid, &gtid)) {
         diag(DIAG_DEBUG, "end of a transaction that is not ours", "gtid", done->gtid, "participant",
@@ -846,6 +862,10 @@ static void ask_engine(struct link *link, uint64_t token, uint32_t index, const 
         event.inquiry.kept_branch_count = coordmsg_branches(record, ids);
     }
     host_step(host, &event);
+    if (txn == NULL && link->agents->verdict == VERDICT_IS_PENDING) {
+        /* Crash: not everybody has joined, nothing was presumed: the next life waits as long again. */
+        (void)failpoint_hit(FP_coord_presume_waits);
+    }
     if (record != NULL) {
         lockstep__log_commit__free_unpacked(record, NULL);
     }
@@ -869,6 +889,8 @@ static enum verdict judge_item(struct link *link, uint64_t token, uint32_t index
 }
 
 static void on_inquiry(struct link *link, const Lockstep__Inquiry *inquiry) {
+    /* Crash: it will be asked again, and the log answers the same. */
+    (void)failpoint_hit(FP_coord_inquiry_received);
     Lockstep__AnswerItem *items = calloc(inquiry->n_items + 1, sizeof *items);
     Lockstep__AnswerItem **list = calloc(inquiry->n_items + 1, sizeof *list);
     if (items == NULL || list == NULL) {
@@ -894,6 +916,9 @@ static void on_inquiry(struct link *link, const Lockstep__Inquiry *inquiry) {
     frame.answer = &answer;
     if (send_frame(link, &frame) != LS_OK) {
         reject(link, "the answer to an inquiry of %zu items does not fit into a frame", inquiry->n_items);
+    } else {
+        /* Crash: what was answered "abort" has no record, and will never have one. */
+        pass_sent_point(link, FP_coord_answer_sent);
     }
     free(items);
     free(list);

@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <time.h>
 
+#include "common/failpoint.h"
 #include "lockstep.pb-c.h"
 
 uint64_t claim_unix_ms(void) {
@@ -44,6 +45,8 @@ enum ls_status claim_log(struct dlog *log, const char *coordinator, uint64_t uni
     if (status != LS_OK) {
         return ls_fail(err, status, "the decision log cannot be claimed: %s", ls_status_text(status));
     }
+    /* Crash: the log is as the life before has left it. */
+    (void)failpoint_hit(FP_coord_claim_appended);
     status = claim_write_all(log, err);
     if (status == LS_OK) {
         *ret_epoch = record.epoch;

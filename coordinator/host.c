@@ -76,6 +76,7 @@ static void log_commit(struct host *host, const struct engine_effect *effect) {
     const struct txn *txn = effect->txn;
     static uint8_t payload[LS_LOG_RECORD_MAX];
     size_t length = coordmsg_pack_decision(txn, apps_identity(host->apps, txn->app), claim_unix_ms(), payload);
+    /* Crash: every branch is prepared, no record: the agents ask, and are told to roll back. */
     if (failpoint_hit(FP_coord_before_log_append)) {
         must_append(LS_ERR_IO, "failpoint coord_before_log_append");
     }
@@ -87,10 +88,12 @@ static void log_commit(struct host *host, const struct engine_effect *effect) {
     push_ticket(host, effect->ticket, end, true);
     host_force(host);
     stats_phase(STATS_PREPARE, daemon_now_us() - txn->begun_us);
+    /* Crash: a record in memory only is no record. */
     (void)failpoint_hit(FP_coord_after_log_append);
 }
 
 static void log_end(struct host *host, const struct engine_effect *effect) {
+    /* Crash: proved everywhere, but the log does not say so: driven once more, and proved again. */
     (void)failpoint_hit(FP_coord_before_end_append);
     uint64_t end;
     must_append(dlog_append_end(host->log, effect->txn->epoch, effect->txn->sequence, &end), "appending an end");
@@ -226,10 +229,13 @@ static void on_applied(struct host *host, const struct txn *txn) {
 static void carry_out(struct host *host, const struct engine_effect *effect) {
     switch (effect->kind) {
     case EF_ACCEPTED:
+        /* Crash: nothing has happened anywhere. */
         (void)failpoint_hit(FP_coord_run_accepted);
         api_on_accepted(host->api, effect);
         return;
     case EF_JOINED:
+        /* Crash: the key is in its transaction's decision record, or in its outcome row, or nothing was decided. */
+        (void)failpoint_hit(FP_coord_key_joined);
         api_on_joined(host->api, effect);
         return;
     case EF_REFUSED:
@@ -282,6 +288,7 @@ static void step_once(struct host *host, struct engine_event *event) {
     host->in_step = true;
     engine_step(host->engine, event, &host->effects);
     if (event->kind == EV_LOG_DURABLE && host->effects.count > 0) {
+        /* Crash: durable and not told to anybody: the next start drives it. */
         (void)failpoint_hit(FP_coord_decision_durable);
     }
     for (size_t i = 0; i < host->effects.count; i++) {
@@ -345,6 +352,8 @@ static void append_mark(struct host *host) {
                    well */
     }
     must_append(status, "appending a mark");
+    /* Crash: a last batch without its mark: logged again by the next start. */
+    (void)failpoint_hit(FP_coord_mark_appended);
     engine_set_log_room(host->engine, dlog_room(host->log));
     host_force(host);
     stats_mark();
@@ -478,6 +487,8 @@ static void on_stop(void *context, int signal) {
     }
     daemon_notify("STOPPING=1");
     diag(DIAG_INFO, "draining", "signal", signal == SIGINT ? "SIGINT" : "SIGTERM", NULL);
+    /* Crash: as without the signal. */
+    (void)failpoint_hit(FP_coord_drain_started);
     host->draining = true;
     host->drain_until_us = daemon_now_us() + host->conf.drain_ms * 1000;
     struct engine_event event = {.kind = EV_DRAIN};
@@ -599,11 +610,15 @@ static enum ls_status open_log(struct host *host, struct recovery *recovery, str
     if (status != LS_OK) {
         return status;
     }
+    /* Crash: the log was read, and nothing of it was changed but spares. */
+    (void)failpoint_hit(FP_coord_start_replayed);
     (void)snprintf(host->incarnation, sizeof host->incarnation, "%s", dlog_incarnation(host->log));
     status = claim_log(host->log, host->conf.name, claim_unix_ms(), &host->epoch, err);
     if (status != LS_OK) {
         return status;
     }
+    /* Crash: an epoch was used up; what is open is still open. */
+    (void)failpoint_hit(FP_coord_start_claimed);
     struct dlog_stats stats;
     dlog_get_stats(host->log, &stats);
     if (stats.cut_bytes > 0) {
@@ -713,6 +728,8 @@ enum ls_status host_start(struct host *host, struct coordinator_conf *conf, cons
         status = daemon_lock_directory(host->conf.data, &host->lock_fd, err);
     }
     if (status == LS_OK) {
+        /* Crash: the lock goes with the process. */
+        (void)failpoint_hit(FP_coord_start_locked);
         status = recover(host, err);
     }
     if (status == LS_OK) {
@@ -735,6 +752,8 @@ enum ls_status host_start(struct host *host, struct coordinator_conf *conf, cons
 }
 
 int host_run(struct host *host) {
+    /* Crash: agents and clients may have connected; nobody was accepted. */
+    (void)failpoint_hit(FP_coord_start_listening);
     daemon_notify("READY=1");
     diag(DIAG_INFO, "ready", "coordinator", host->conf.name, NULL);
     end_turn(host);
@@ -744,6 +763,8 @@ int host_run(struct host *host) {
         }
         end_turn(host);
     }
+    /* Crash: everything is finished, but ends may be missing in the log: driven once more. */
+    (void)failpoint_hit(FP_coord_drained);
     append_mark(host); /* ends and running time of this life */
     struct ls_error err;
     if (dlog_writer_stop(host->writer, &err) != LS_OK) {

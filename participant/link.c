@@ -175,6 +175,7 @@ static bool refuse_work(const struct agenthost *host, const Lockstep__Work *work
 static void take_work(struct uplink *uplink, const Lockstep__Frame *frame, struct agent_event *event)
 {
     struct ls_error err;
+    /* Crash: nothing was begun. */
     if (failpoint_hit(FP_agent_work_received)) {
         break_link(uplink);
         return;
@@ -191,6 +192,23 @@ static void take_prove(struct uplink *uplink, const Lockstep__Prove *prove, stru
     for (size_t i = 0; i < prove->n_items && uplink->up; i++) {
         agentmsg_read_decide(prove->items[i], true, event);
         agenthost_step(uplink->host, event);
+    }
+}
+
+/* The crash points of what arrives: known here, and nothing done about it. */
+static bool fails_at(enum agent_event_kind kind)
+{
+    switch ((int)kind) {
+    case AEV_WELCOME: /* Crash: nothing was compared, nobody is served. */
+        return failpoint_hit(FP_agent_welcome_received);
+    case AEV_DECIDE: /* Crash: still prepared; the next life asks, and the coordinator says it again. */
+        return failpoint_hit(FP_agent_decide_received);
+    case AEV_ANSWER: /* Crash: asked again, answered the same. */
+        return failpoint_hit(FP_agent_answer_received);
+    case AEV_SETTLE: /* Crash: asked again at the next link. */
+        return failpoint_hit(FP_agent_settle_received);
+    default:
+        return false;
     }
 }
 
@@ -214,8 +232,7 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
         take_work(uplink, frame, &event);
         return;
     }
-    if ((event.kind == AEV_DECIDE && failpoint_hit(FP_agent_decide_received)) ||
-        (event.kind == AEV_ANSWER && failpoint_hit(FP_agent_answer_received))) {
+    if (fails_at(event.kind)) {
         break_link(uplink);
         return;
     }
@@ -255,6 +272,8 @@ static void send_hello(struct uplink *uplink, const struct agent_effect *effect)
     message.hello.nonce = host->nonce;
     message.hello.server_version = text(stats.server_version);
     message.hello.database = text(stats.database);
+    /* Crash: the coordinator does not know of this life. */
+    (void)failpoint_hit(FP_agent_before_hello);
     send_frame(uplink, effect, &message.frame);
 }
 
@@ -288,19 +307,22 @@ static void send_vote(struct uplink *uplink, const struct agent_effect *effect)
     if (effect->vote.with_results)
         message.vote.n_results = make_results(uplink->host, effect->branch, &results);
     message.vote.results = results;
+    /* Crash: prepared, and no vote: the coordinator aborts, the next life asks and rolls back. */
     if (failpoint_hit(FP_agent_before_vote))
         break_link(uplink);
     send_frame(uplink, effect, &message.frame);
     free(results);
     if (uplink->host->conf.faults && uplink->peer != NULL)
         peer_flush(uplink->peer); /* or "after the vote" would not be after it */
-    if (failpoint_hit(FP_agent_after_vote))
+    /* Crash: after YES in doubt until the next life is told; between two parts open in a backend that will be ended. */
+    if (failpoint_hit(FP_agent_after_vote) || (effect->vote.kind == AGENT_VOTE_CONTINUE && failpoint_hit(FP_agent_part_done)))
         break_link(uplink);
 }
 
 static void send_inquiry(struct uplink *uplink, const struct agent_effect *effect)
 {
     agentmsg_build(&message, effect);
+    /* Crash: what is listed stays prepared until the next life asks. */
     if (failpoint_hit(FP_agent_before_inquiry))
         break_link(uplink);
     send_frame(uplink, effect, &message.frame);

@@ -150,13 +150,13 @@ class Place:
 
     def agents_die(self):
         self.under_load()
-        while not self.dead():
+        while not self.over_or_dead():
             self.die_and_return(self.system.agents[self.dice.choice(list(LAYOUT))])
             self.until_dead(1.5)
 
     def coordinator_dies(self):
         self.under_load()
-        while not self.dead():
+        while not self.over_or_dead():
             self.until_ready_or_dead()
             self.load.answered = 0
             wait_until(lambda: self.dead() or self.load.answered >= 4, HEALTHY_S, "clients are answered")
@@ -223,7 +223,7 @@ class Place:
     def key_again(self):
         """A key of one database, whose first transaction the coordinator of another life ran."""
         self.arm()
-        while not self.dead():
+        while not self.over_or_dead():
             self.until_ready_or_dead()
             client = Client(self.load, 8, 0)
             key = f"{self.load.tag}-again{len(self.extra)}"
@@ -232,9 +232,16 @@ class Place:
             client.send(deed)
             self.die_and_return(self.system.coordinator)
             self.until_ready_or_dead()
+            client.line.close()
             client.send(deed)
+            client.line.close()
 
     # -- waiting
+
+    def over_or_dead(self):
+        if time.monotonic() > self.end:
+            raise Unreached(f"{self.fail} was not reached within {REACH_S} s")
+        return self.dead()
 
     def until_dead(self, seconds):
         end = time.monotonic() + seconds
@@ -247,10 +254,7 @@ class Place:
 
     def reach(self, spec):
         """The point's daemon is dead. What does not come by itself is helped: the other side is killed and comes back."""
-        end = time.monotonic() + REACH_S
-        while not self.until_dead(spec.patience):
-            if time.monotonic() > end:
-                raise Unreached(f"{self.fail} was not reached within {REACH_S} s")
+        while not self.until_dead(spec.patience) and not self.over_or_dead():
             if self.daemon is self.system.coordinator:
                 self.die_and_return(self.system.agents[self.dice.choice(list(LAYOUT))])
             elif self.ready(set(LAYOUT) - {self.daemon.name}):
@@ -266,6 +270,7 @@ class Place:
         system, self.dice, self.extra = self.system, dice, []
         self.daemon = system.coordinator if POINTS[point] == "lockstepd" else system.agents[dice.choice(list(LAYOUT))]
         self.load.newcomers = False
+        self.end = time.monotonic() + REACH_S
         self.fail = f"{point}=kill@{dice.randint(1, spec.most)}"
         self.load.begin(tag, dice.random(), spec.kinds, self.daemon.name if self.daemon is not system.coordinator else None)
         getattr(self, spec.how)()
