@@ -40,8 +40,8 @@ LAYOUT = {"orders": 0, "balance": 1, "coupons": 1}
 KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1}
 SINGLES = {"transfer": 2, "single": 3, "slow single": 5}
 SLOW = {"transfer": 2, "slow": 6, "late no": 1, "slow single": 2}
-# 64 KiB segments roll after some 150 transactions, and every start begins one: with 512 KiB the oldest goes every few rounds
-LOGS = {"wide": {"segment_size": "64KiB", "max_size": "64MiB"}, "narrow": {"segment_size": "64KiB", "max_size": "512KiB"}}
+# 64 KiB segments roll after some 150 transactions, and every start begins one: with 256 KiB the oldest goes every few rounds
+LOGS = {"wide": {"segment_size": "64KiB", "max_size": "64MiB"}, "narrow": {"segment_size": "64KiB", "max_size": "256KiB"}}
 REACH_S, HEALTHY_S = 30, 30
 
 
