@@ -5,12 +5,17 @@ proxies' methods, which may be called from any thread.
 
 Actions of a rule:
   pass        forward (for counting, and for `before` and `after` hooks)
-  drop        this message is not forwarded (frames only: a PostgreSQL stream with a hole is no stream)
-  duplicate   forwarded twice (frames only)
-  hold        this message and what follows it in its direction waits for release()
+  drop        frames: this one is not forwarded. PostgreSQL, where a stream with a hole is no stream: nothing of the client passes any more, and
+              after `delay` seconds of that silence both sides are closed
+  duplicate   frames: forwarded twice, the second time `delay` seconds later. PostgreSQL: the server gets the whole batch a second time, as
+              from a pooler that repeats what it believes lost; the client sees the first answer, or with `answer=1` the second
+  hold        this message and what follows it in its direction waits for release(), or `delay` seconds
   reset       both sides are closed; the message is not forwarded
-  lose_reply  (PostgreSQL) forwarded; when the server has answered the whole batch both sides are closed, nothing of the answer passes
-  hold_reply  (PostgreSQL) forwarded; the answer waits for release()
+  reset_sent  (PostgreSQL) both sides are closed as soon as the whole batch was forwarded
+  lose_reply  (PostgreSQL) forwarded; when the server has answered the whole batch, and after `delay`, both sides are closed, nothing of the
+              answer passes
+  hold_reply  (PostgreSQL) forwarded; the answer waits for release(), or `delay` seconds
+  cancel      (PostgreSQL) forwarded; once the hook `after` has returned, the server gets a CancelRequest for this session
   cut         the client's side is closed, the server's side stays open and silent until the proxy closes: a server that has not noticed
 """
 
@@ -57,9 +62,11 @@ def on_loop(coroutine, deadline=10):
 class Rule:
     """One thing to do at messages for which match(message) is true, `times` times (None: always), after `skip` matches."""
 
-    def __init__(self, match, action="pass", *, times=1, skip=0, before=None, after=None):
+    def __init__(self, match, action="pass", *, times=1, skip=0, before=None, after=None, delay=None, answer=0):
         self.match, self.action, self.left, self.skip = match, action, times, skip
         self.before, self.after = before, after
+        self.delay, self.answer = delay, answer
+        self.batch = None
         self.seen = []
         self._hit, self._done = threading.Event(), threading.Event()
         self._released = asyncio.Event()
@@ -84,8 +91,13 @@ class Rule:
         return self.seen[-1]
 
     def wait_done(self, deadline=10, what="the server answers the held message"):
-        """lose_reply and hold_reply: the server has answered."""
+        """lose_reply, hold_reply, cancel: the server has answered. duplicate: the copy was sent."""
         assert self._done.wait(deadline), f"not within {deadline} s: {what}"
+
+    async def pause(self):
+        """Until release(), or for the rule's delay."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._released.wait(), self.delay)
 
     def release(self):
         self.removed = True
@@ -224,10 +236,12 @@ class Batch:
 
     def __init__(self, connection):
         self.connection = connection
-        self.sql, self.tags, self.errors = [], [], []
+        self.sql, self.tags, self.errors, self.notices = [], [], [], []
         self.simple = False
         self.complete = self.answered = False
         self.rule = None
+        self.raw = b""  # as it was forwarded
+        self.copies, self.copy, self.shown = 1, 0, 0  # sent how often; which answer comes now; which one the client sees
 
     def __repr__(self):
         return f"<batch of {self.connection.parameters.get('user')}: {self.sql} -> {self.tags} {self.errors}>"
@@ -241,6 +255,7 @@ class PgConnection(Connection):
         self.parameters, self.named = {}, {}
         self.batches, self.answered = [], 0
         self.login_done = False
+        self.pid, self.cancel_key = None, None
 
     async def open(self):
         self.server_reader, self.server_writer = await asyncio.open_unix_connection(self.proxy.target)
@@ -258,11 +273,12 @@ class PgConnection(Connection):
             return
 
     async def upwards(self):
-        batch = Batch(self)
+        batch, parsed = Batch(self), b""
         while True:
             head = await self.client_reader.readexactly(5)
             kind, (length,) = head[:1].decode(), struct.unpack("!I", head[1:])
             payload = await self.client_reader.readexactly(length - 4)
+            data, parsed = parsed + head + payload, b""
             statement = self.statement_of(kind, payload)
             rule = None
             if statement is not None:
@@ -273,22 +289,35 @@ class PgConnection(Connection):
                 batch.complete = True
                 self.batches.append(batch)
                 self.proxy.batches.append(batch)
+            if kind == "P" and payload[:1] == b"\0":
+                parsed = data  # goes with the Bind that follows: a rule acts before the server has seen anything of the statement
+                continue
             if rule is not None and not await self.obey(rule, batch):
                 return
-            self.server_writer.write(head + payload)
+            self.server_writer.write(data)
             await self.server_writer.drain()
-            if rule is not None:
+            batch.raw += data
+            if rule is not None and rule.action != "cancel":
                 await self.hook(rule.after)
             if kind in "QS":
+                if batch.rule is not None and not await self.obey_behind(batch.rule, batch):
+                    return
                 batch = Batch(self)
 
     async def obey(self, rule, batch):
         """False: do not forward, the connection ends."""
-        if rule.action in ("lose_reply", "hold_reply"):
+        rule.batch = batch
+        if rule.action in ("lose_reply", "hold_reply", "duplicate", "cancel", "reset_sent"):
             batch.rule = rule
+        if rule.action == "duplicate":
+            batch.copies, batch.shown = 2, rule.answer
         await self.hook(rule.before, rule._hit)
         if rule.action == "hold":
-            await rule._released.wait()
+            await rule.pause()
+        elif rule.action == "drop":
+            await rule.pause()
+            self.close()
+            return False
         elif rule.action == "reset":
             self.close()
             return False
@@ -296,6 +325,26 @@ class PgConnection(Connection):
             self.close_client_only()
             return False
         return True
+
+    async def obey_behind(self, rule, batch):
+        """What a rule does when the whole batch is with the server. False: the connection ends."""
+        if rule.action == "duplicate":
+            self.server_writer.write(batch.raw)
+            await self.server_writer.drain()
+            rule._done.set()
+        elif rule.action == "cancel":
+            await self.hook(rule.after)
+            await self.send_cancel()
+        elif rule.action == "reset_sent":
+            self.close()
+            return False
+        return True
+
+    async def send_cancel(self):
+        _, writer = await asyncio.open_unix_connection(self.proxy.target)
+        writer.write(struct.pack("!II", 16, CANCEL_REQUEST) + self.cancel_key)
+        await writer.drain()
+        writer.close()
 
     def statement_of(self, kind, payload):
         """The statement that a message brings to execution, else None. A named statement counts when it is bound."""
@@ -315,36 +364,43 @@ class PgConnection(Connection):
             kind, (length,) = head[:1].decode(), struct.unpack("!I", head[1:])
             payload = await self.server_reader.readexactly(length - 4)
             batch = self.batches[self.answered] if self.login_done and self.answered < len(self.batches) else None
-            if batch is not None:
-                if kind == "C":
-                    batch.tags.append(payload[:-1].decode())
-                elif kind == "E":
-                    fields = {part[:1]: part[1:].decode(errors="replace") for part in payload.split(b"\0") if part}
-                    batch.errors.append(fields.get(b"C"))
-            if kind == "Z":
-                if not self.login_done:
-                    self.login_done = True
-                elif batch is not None:
-                    self.answered += 1
-                    batch.answered = True
+            shown = batch is None or batch.copy == batch.shown
+            self.note(batch, kind, payload)
             rule = batch.rule if batch is not None else None
-            if rule is not None:
-                if rule.action == "lose_reply":
-                    if kind == "Z":
-                        self.close()
-                        rule._done.set()
-                        return
-                    continue
+            if rule is not None and rule.action in ("lose_reply", "hold_reply"):
                 held += head + payload
                 if kind != "Z":
                     continue
                 rule._done.set()
-                await rule._released.wait()
+                if rule.action == "hold_reply" or rule.delay:
+                    await rule.pause()
+                if rule.action == "lose_reply":
+                    self.close()
+                    return
                 self.client_writer.write(held)
                 held = b""
-            else:
+            elif shown:
                 self.client_writer.write(head + payload)
+            if rule is not None and rule.action == "cancel" and batch.answered:
+                rule._done.set()
             await self.client_writer.drain()
+
+    def note(self, batch, kind, payload):
+        """Keeps what rules and tests want to know of an answer."""
+        if kind == "K":
+            self.cancel_key = payload
+            (self.pid,) = struct.unpack("!I", payload[:4])
+        if kind == "Z" and not self.login_done:
+            self.login_done = True
+        elif batch is not None and kind == "C":
+            batch.tags.append(payload[:-1].decode())
+        elif batch is not None and kind in "EN":
+            fields = {part[:1]: part[1:].decode(errors="replace") for part in payload.split(b"\0") if part}
+            (batch.errors if kind == "E" else batch.notices).append(fields.get(b"C"))
+        elif batch is not None and kind == "Z":
+            batch.copy += 1
+            batch.answered = batch.copy == batch.copies
+            self.answered += batch.answered
 
 
 class PgProxy(Proxy):
@@ -415,18 +471,33 @@ class LinkConnection(Connection):
             if rule is not None:
                 await self.hook(rule.before, rule._hit)
                 if rule.action == "hold":
-                    await rule._released.wait()
+                    await rule.pause()
                 elif rule.action == "reset":
                     self.close()
                     return
                 elif rule.action == "drop":
                     copies = 0
+                elif rule.action == "duplicate" and rule.delay:
+                    self.send_again_later(rule, writer(), head + payload)
                 elif rule.action == "duplicate":
                     copies = 2
+                    rule._done.set()
             writer().write((head + payload) * copies)
             await writer().drain()
             if rule is not None:
                 await self.hook(rule.after)
+
+
+    def send_again_later(self, rule, writer, data):
+        """Not more than the link itself would lose: a copy whose link is gone is gone."""
+        async def again():
+            await rule.pause()
+            if not writer.is_closing():
+                writer.write(data)
+            rule._done.set()
+        task = asyncio.ensure_future(again())
+        self.proxy._tasks.add(task)
+        task.add_done_callback(self.proxy._tasks.discard)
 
 
 class LinkProxy(Proxy):
