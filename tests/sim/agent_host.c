@@ -259,12 +259,14 @@ static void submit(struct world *world, struct agent_host *host, const struct ag
         submit_run(world, host, e, op);
         return;
     case PG_FINISH:
+        check_tried(world, op->gtid, host->participant);
         snprintf(op->gid, sizeof op->gid, "%s", e->finish.gid);
         snprintf(op->owner, sizeof op->owner, "%s", e->finish.owner != NULL ? e->finish.owner : "");
         op->commit = e->finish.commit;
         op->xid = e->finish.xid;
         break;
     case PG_PROVE:
+        check_tried(world, op->gtid, host->participant);
         snprintf(op->gid, sizeof op->gid, "%s", e->prove.gid);
         op->xid = e->prove.xid;
         sim_coverage.proofs++;
@@ -507,6 +509,11 @@ static void on_frame(struct world *world, struct agent_host *host, uint64_t link
     } else if (event.kind == AEV_WORK) {
         on_work(world, host, frame, &event);
     } else {
+        struct agent_stats stats;
+        agent_stats(host->core, &stats);
+        if (event.kind == AEV_DECIDE && event.decide.commit && link == host->link && stats.state == AGENT_SERVING) {
+            check_told(world, event.decide.gtid, host->participant, host->life);
+        }
         step(world, host, &event);
     }
 }

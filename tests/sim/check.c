@@ -24,9 +24,11 @@ struct branch {
     bool prepared_once;
     bool excused; /* an outside hand finished it, or its history was lost */
     bool outside;
-    bool risen;  /* prepared again by a failover, then finished by an outside hand */
-    bool human;  /* the log cannot say any more: left to an operator */
-    bool hazard; /* reported */
+    bool risen;                  /* prepared again by a failover, then finished by an outside hand */
+    bool human;                  /* the log cannot say any more: left to an operator */
+    bool hazard;                 /* reported */
+    uint64_t told_us, told_life; /* to commit, and nothing was done about it since; 0: not told */
+    bool tried;                  /* in that life */
 };
 
 struct txn_book {
@@ -39,8 +41,9 @@ struct txn_book {
     bool one;          /* one participant */
     bool logged;       /* handed to the log */
     uint64_t position; /* there */
-    bool durable;      /* seen on the medium */
-    bool announced;    /* somebody was told that it is committed */
+    uint64_t logged_us, batch;
+    bool durable;   /* seen on the medium */
+    bool announced; /* somebody was told that it is committed */
     bool acked_commit, acked_abort;
     bool excused;                                 /* any branch is */
     struct branch branches[SIM_PARTICIPANTS_MAX]; /* by participant */
@@ -52,6 +55,7 @@ struct log_position {
 };
 
 struct sim_check {
+    uint64_t batches;
     struct txn_book *buckets[BUCKETS];
     struct log_position *positions;
     size_t position_count, position_capacity;
@@ -138,6 +142,8 @@ void check_decision_logged(struct world *world, uint32_t epoch, uint64_t sequenc
     }
     t->logged = true;
     t->position = position;
+    t->logged_us = world->now_us;
+    t->batch = world->check->batches;
     snprintf(t->proof, sizeof t->proof, "%s", first_gid);
     for (uint32_t p = 0; p < world->options.participants; p++) {
         const struct branch *b = &t->branches[p];
@@ -283,14 +289,75 @@ void check_log_keeps(struct world *world) {
                 const struct branch *b = &t->branches[p];
                 open = open || (b->prepared_once && b->state == PREPARED && !b->excused);
             }
-            if (t->announced && open && coord_keeps(world, t->epoch, t->sequence) != COORD_KEPT) {
+            enum coord_kept kept = t->announced ? coord_keeps(world, t->epoch, t->sequence) : COORD_DOWN;
+            if (kept == COORD_DOWN) {
+                continue;
+            }
+            if (open && kept != COORD_KEPT) {
                 world_wrong(world, "the log has dropped the open decision of %s", t->gtid);
+            }
+            if (kept == COORD_ABSENT) {
+                world_wrong(world, "the log has lost the decision of %s", t->gtid);
+            }
+            if (kept == COORD_BEYOND && !coord_window_over(world, t->epoch, t->position, t->logged_us)) {
+                world_wrong(world, "the log has dropped the decision of %s inside the window", t->gtid);
             }
         }
     }
 }
 
+void check_log_written(struct world *world) {
+    world->check->batches += world->who == 0 ? 1u : 0u;
+}
+
+const char *check_damageable(struct world *world, uint32_t epoch) {
+    const struct txn_book *first = NULL, *newest = NULL;
+    for (size_t i = 0; i < BUCKETS; i++) {
+        for (const struct txn_book *t = world->check->buckets[i]; t != NULL; t = t->next) {
+            if (!t->announced || !t->logged || t->epoch != epoch) {
+                continue;
+            }
+            first = first == NULL || t->position < first->position ? t : first;
+            newest = newest == NULL || t->batch > newest->batch ? t : newest;
+        }
+    }
+    return first != NULL && newest->batch > first->batch ? first->proof : NULL;
+}
+
 /* ----------------------------------------------------------------- servers */
+
+#define TRIED_WITHIN_US (500 * MS)
+
+void check_told(struct world *world, const char *gtid, uint32_t participant, uint64_t life) {
+    struct txn_book *t = find_gtid(world, gtid);
+    struct branch *b = t != NULL ? &t->branches[participant] : NULL;
+    if (b == NULL || b->state != PREPARED || t->excused) {
+        return;
+    }
+    if (b->told_life != life) {
+        b->told_life = life;
+        b->told_us = world->now_us;
+        b->tried = false;
+    }
+}
+
+void check_tried(struct world *world, const char *gtid, uint32_t participant) {
+    struct txn_book *t = find_gtid(world, gtid);
+    if (t != NULL) {
+        t->branches[participant].tried = true;
+    }
+}
+
+void check_waited_for(struct world *world, const char *gtid, uint32_t participant) {
+    const struct txn_book *t = find_gtid(world, gtid);
+    const struct branch *b = t != NULL ? &t->branches[participant] : NULL;
+    if (b != NULL && b->state == PREPARED && b->told_us != 0 && !b->tried &&
+        world->now_us - b->told_us >= TRIED_WITHIN_US && agent_host_alive(world, participant, b->told_life) &&
+        agent_host_paused_until(world, participant, b->told_life) < b->told_us) {
+        world_wrong(world, "p%u was told %llu ms ago to commit %s, a statement waited in vain, and nothing was tried",
+                    participant + 1, (unsigned long long)((world->now_us - b->told_us) / MS), gtid);
+    }
+}
 
 void check_prepared(struct world *world, const char *gtid, uint32_t participant, uint64_t xid) {
     struct txn_book *t = find_gtid(world, gtid);

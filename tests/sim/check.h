@@ -57,8 +57,13 @@ void check_log_position(struct world *world, uint64_t position, uint64_t chain);
 void check_stale_greeted(struct world *world, uint32_t participant, uint64_t link, bool has_fence,
                          const struct agent_fence *stored);
 void check_stale_served(struct world *world, uint32_t participant, uint64_t link);
-/* Every decision that somebody may still ask for must be found. */
+/* Every decision that somebody may still ask for must be found: the open ones, and all inside the window. */
 void check_log_keeps(struct world *world);
+/* A batch of the log has been written. */
+void check_log_written(struct world *world);
+/* Bytes of a decision of this epoch that was announced, with a batch behind it that holds another announced one:
+ * damaged, they are no torn tail. NULL: there is none. */
+const char *check_damageable(struct world *world, uint32_t epoch);
 
 /* ---- from the servers */
 void check_prepared(struct world *world, const char *gtid, uint32_t participant, uint64_t xid);
@@ -70,6 +75,11 @@ void check_history_lost(struct world *world, const char *gtid, uint32_t particip
 void check_outside_hand(struct world *world, const char *gtid, uint32_t participant);
 /* A statement of the branch has committed behind everybody's back. */
 void check_ended_inside(struct world *world, const char *gtid, uint32_t participant);
+/* The agent is told to commit; it asks the server to; a statement has waited in vain for a lock that the branch holds.
+ */
+void check_told(struct world *world, const char *gtid, uint32_t participant, uint64_t life);
+void check_tried(struct world *world, const char *gtid, uint32_t participant);
+void check_waited_for(struct world *world, const char *gtid, uint32_t participant);
 void check_stranger(struct world *world, const char *gid, uint32_t participant, bool ours);
 void check_stranger_finished(struct world *world, const char *gid, uint32_t participant, bool committed,
                              const char *how);
@@ -82,20 +92,22 @@ enum check_ack { CHECK_ACK_COMMITTED, CHECK_ACK_APPLIED, CHECK_ACK_ABORTED, CHEC
 void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack);
 
 /* Counted over a run, for the report of main.c: what the seeds have covered. */
-#define SIM_COVERAGE(X)                                                                                          \
-    X(transactions)                                                                                              \
-    X(committed)                                                                                                 \
-    X(aborted)                                                                                                   \
-    X(one_phase)                                                                                                 \
-    X(read_only)                                                                                                 \
-    X(hazards)                                                                                                   \
-    X(strangers)                                                                                                 \
-    X(outside)                                                                                                   \
-    X(history_lost) X(coord_crashes) X(machine_crashes) X(agent_crashes) X(server_crashes) X(failovers) X(links) \
-        X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit) X(verdict_pending)     \
-            X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) X(drops)  \
-                X(cancelled) X(refusals) X(broken) X(pauses) X(partitions) X(doubles) X(read_errors) X(drains)   \
-                    X(twins) X(stale_copies) X(stale_refused) X(stale_served) X(stale_verdicts)
+#define SIM_COVERAGE(X)                                                                                               \
+    X(transactions)                                                                                                   \
+    X(committed)                                                                                                      \
+    X(aborted)                                                                                                        \
+    X(one_phase)                                                                                                      \
+    X(read_only)                                                                                                      \
+    X(hazards)                                                                                                        \
+    X(strangers)                                                                                                      \
+    X(outside)                                                                                                        \
+    X(history_lost)                                                                                                   \
+    X(coord_crashes)                                                                                                  \
+    X(machine_crashes) X(agent_crashes) X(server_crashes) X(failovers) X(links) X(resets) X(zombie_prepares)          \
+        X(zombie_commits) X(verdict_abort) X(verdict_commit) X(verdict_pending) X(verdict_stranger) X(proofs)         \
+            X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) X(drops) X(cancelled) X(refusals) X(broken)  \
+                X(pauses) X(partitions) X(doubles) X(read_errors) X(drains) X(twins) X(stale_copies) X(stale_refused) \
+                    X(stale_served) X(stale_verdicts) X(damaged) X(damage_refused)
 struct sim_coverage {
 #define X(name) uint64_t name;
     SIM_COVERAGE(X)

@@ -102,6 +102,7 @@ struct sim_coord {
     struct response_slot responses[RESPONSES_MAX];
     uint64_t documents_held;
     bool reading_fails; /* somewhere in this reading of the log */
+    bool damaged;       /* the disk has other bytes than were written */
     /* the verdicts of the inquiry being answered */
     Lockstep__AnswerItem *answer_items;
     size_t answer_count;
@@ -387,6 +388,7 @@ static void write_begin(struct world *world) {
         return;
     }
     disk_calm(world);
+    check_log_written(world);
     c->writing = true;
     world_after(world, rng_delay(&world->rng, world->options.disk_us), write_done, c->life, 0);
 }
@@ -448,6 +450,19 @@ uint64_t coord_horizon(const struct world *world) {
     struct dlog_stats stats = {0};
     if (world->coords[0]->up) dlog_get_stats(world->coords[0]->log, &stats);
     return stats.horizon_position;
+}
+
+static uint64_t retention_ms(const struct world *world) {
+    return world->options.retention_ms != 0 ? world->options.retention_ms : 86400000;
+}
+
+bool coord_window_over(const struct world *world, uint32_t epoch, uint64_t position, uint64_t logged_us) {
+    struct dlog_stats stats;
+    dlog_get_stats(world->coords[0]->log, &stats);
+    /* the first and the last, and one that every start has left early */
+    uint64_t segments = (world->coords[0]->epoch - epoch + 3) * (world->options.segment_kib << 10);
+    return world->now_us - logged_us >= retention_ms(world) * MS ||
+           stats.append_position - position + segments > world->options.log_kib << 10;
 }
 
 enum coord_kept coord_keeps(struct world *world, uint32_t epoch, uint64_t sequence) {
@@ -1482,12 +1497,11 @@ static enum ls_status open_log(struct world *world, struct recovery *recovery, s
                                    .incarnation = SIM_INCARNATION,
                                    .segment_bytes = (uint32_t)world->options.segment_kib << 10,
                                    .bytes_max = world->options.log_kib << 10,
-                                   .retention_ms =
-                                       world->options.retention_ms != 0 ? world->options.retention_ms : 86400000,
+                                   .retention_ms = retention_ms(world),
                                    .spares = 2,
                                    .io = disk_io(world)};
     enum ls_status status = dlog_open(&options, on_replay, recovery, &c->log, err);
-    if (status == LS_ERR_CORRUPT && !disk_was_cut(world)) {
+    if (status == LS_ERR_CORRUPT && !disk_was_cut(world) && !world->coord->damaged) {
         world_wrong(world, "the log is called corrupt: %s", err->text);
     }
     if (status == LS_OK) {
@@ -1531,6 +1545,17 @@ static void start_engine(struct world *world, const struct recovery *recovery) {
     engine_check(c->engine);
 }
 
+/* A sector in the middle of the log has rotted: the start must be refused. If it is not, what is missing is missed. */
+static void damage(struct world *world) {
+    struct sim_coord *c = world->coord;
+    const char *bytes = NULL;
+    if (world->who == 0 && c->epoch != 0 && world_fault(world, world->options.rot_pm)) {
+        bytes = check_damageable(world, c->epoch);
+    }
+    c->damaged = bytes != NULL && disk_damage(world, bytes, strlen(bytes));
+    sim_coverage.damaged += c->damaged ? 1u : 0u;
+}
+
 static void boot(struct world *world, uint64_t life, uint64_t unused) {
     (void)unused;
     struct sim_coord *c = world->coord;
@@ -1548,12 +1573,16 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
         disk_fail_soon(world, 20);
     }
     reading_may_fail(world, 40);
+    damage(world);
     disk_set_full(world, world_fault(world, world->options.disk_full_pm));
     struct ls_error err = {0};
     enum ls_status status = open_log(world, recovery, &err);
     bool cut = disk_was_cut(world);
     reading_is_over(world);
     disk_set_full(world, false);
+    disk_mend(world);
+    sim_coverage.damage_refused += c->damaged && status == LS_ERR_CORRUPT ? 1u : 0u;
+    c->damaged = false;
     c->up = true; /* so that coord_crash() cleans up whatever is there */
     if (cut || status != LS_OK) {
         recovery_free(recovery);

@@ -44,6 +44,8 @@ void coord_hang_up(struct world *world, uint32_t client, uint64_t token);
 enum coord_kept { COORD_DOWN, COORD_KEPT, COORD_ABSENT, COORD_BEYOND };
 /* How far the log's window has moved: keys of earlier decisions may be forgotten. */
 uint64_t coord_horizon(const struct world *world);
+/* May a decision that was logged then and there have left the log's window? */
+bool coord_window_over(const struct world *world, uint32_t epoch, uint64_t position, uint64_t logged_us);
 enum coord_kept coord_keeps(struct world *world, uint32_t epoch, uint64_t sequence);
 
 #endif

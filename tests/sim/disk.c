@@ -52,6 +52,8 @@ struct sim_disk {
     size_t change_count;
     uint64_t cut_in, fail_in, read_fail_in; /* operations from now, 0: none */
     bool cut, full;
+    struct file *damaged;
+    uint64_t damaged_at;
     disk_durable_visit visit;
 };
 
@@ -422,6 +424,33 @@ void disk_clone(struct world *world, uint32_t from, uint32_t to) {
     }
     disk->medium = disk->cache = old->medium;
     (void)world_as(world, was);
+}
+
+bool disk_damage(struct world *world, const void *bytes, size_t length) {
+    struct sim_disk *disk = world->disk;
+    for (size_t i = 0; i < disk->cache.count; i++) {
+        struct file *file = disk->cache.list[i].file < 0 ? NULL : &disk->files[disk->cache.list[i].file];
+        uint8_t *found = file == NULL || file->size == 0 ? NULL : memmem(file->medium, file->size, bytes, length);
+        uint64_t at = found == NULL ? 0 : (uint64_t)(found - file->medium) + rng_below(&world->rng, length);
+        if (found == NULL || file->cache[at] != file->medium[at]) {
+            continue;
+        }
+        disk->damaged = file;
+        disk->damaged_at = at;
+        file->cache[at] ^= 0x10;
+        file->medium[at] ^= 0x10;
+        return true;
+    }
+    return false;
+}
+
+void disk_mend(struct world *world) {
+    struct sim_disk *disk = world->disk;
+    if (disk->damaged != NULL) {
+        disk->damaged->cache[disk->damaged_at] ^= 0x10;
+        disk->damaged->medium[disk->damaged_at] ^= 0x10;
+    }
+    disk->damaged = NULL;
 }
 
 const struct dlog_io *disk_io(struct world *world) {

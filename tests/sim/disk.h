@@ -11,6 +11,7 @@
  *   - A failed fdatasync (EIO) marks the pages clean although only some sectors reached the medium: the cache goes on
  * showing what the disk does not have (hazards D2).
  *   - A write or a read may fail (EIO), a write may be short. The disk may be full: allocate answers ENOSPC.
+ *   - A byte that was durable may be another one at a start (and is mended from a mirror when the log was refused).
  *   - The process may die at any operation: from there on nothing it asks for happens (disk_cut).
  */
 #ifndef SIM_DISK_H
@@ -40,6 +41,9 @@ void disk_set_full(struct world *world, bool full);
 
 /* A second disk with what the medium of the first holds now: a snapshot, a backup. */
 void disk_clone(struct world *world, uint32_t from, uint32_t to);
+/* Damages one byte of these, which both cache and medium hold, or mends it again. False: they are not there. */
+bool disk_damage(struct world *world, const void *bytes, size_t length);
+void disk_mend(struct world *world);
 /* The process is gone: descriptors are closed, cut and pending failure are forgotten. */
 void disk_process_gone(struct world *world);
 /* The machine is gone: the cache is, too. */

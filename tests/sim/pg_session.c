@@ -405,6 +405,10 @@ static void run_fails(struct world *world, struct session *s, const char *sqlsta
 static void lock_times_out(struct world *world, uint64_t slot, uint64_t turn) {
     struct session *s = &world->pg->sessions[slot];
     if (s->used && s->turn == turn && s->waits_for >= 0) {
+        int holder = world->pg->databases[s->participant].holder[s->waits_for];
+        if (holder != NO_XACT && xact_at(world, s->participant, holder)->state == XACT_PREPARED) {
+            check_waited_for(world, xact_at(world, s->participant, holder)->gtid, s->participant);
+        }
         row_leave_queue(world, s->participant, s->waits_for, (int)slot);
         s->waits_for = -1;
         run_fails(world, s, "55P03", "canceling statement due to lock timeout");

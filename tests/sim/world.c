@@ -26,14 +26,14 @@
  * testing: Groce and others, 2012). */
 static void focus(struct sim_options *options, struct rng *r) {
     uint64_t *const faults[] = {
-        &options->coord_crash_ms,  &options->coord_cut_pm, &options->agent_crash_ms, &options->agent_cut_pm,
-        &options->server_crash_ms, &options->all_crash_pm, &options->failover_ms,    &options->reset_ms,
-        &options->partition_ms,    &options->double_pm,    &options->disk_read_pm,   &options->drain_ms,
-        &options->twin_ms,         &options->clone_ms,     &options->clock_pm,       &options->silence_ms,
-        &options->late_pm,         &options->pause_ms,     &options->outside_ms,     &options->stranger_ms,
-        &options->disk_cut_pm,     &options->disk_fail_pm, &options->disk_full_pm,   &options->session_drop_pm,
-        &options->prepare_fail_pm, &options->break_pm,     &options->fail_pm,        &options->defer_pm,
-        &options->cancel_pm,       &options->impatient_pm, &options->retention_ms};
+        &options->coord_crash_ms,  &options->coord_cut_pm,    &options->agent_crash_ms, &options->agent_cut_pm,
+        &options->server_crash_ms, &options->all_crash_pm,    &options->failover_ms,    &options->reset_ms,
+        &options->partition_ms,    &options->double_pm,       &options->disk_read_pm,   &options->drain_ms,
+        &options->twin_ms,         &options->rot_pm,          &options->clone_ms,       &options->clock_pm,
+        &options->silence_ms,      &options->late_pm,         &options->pause_ms,       &options->outside_ms,
+        &options->stranger_ms,     &options->disk_cut_pm,     &options->disk_fail_pm,   &options->disk_full_pm,
+        &options->session_drop_pm, &options->prepare_fail_pm, &options->break_pm,       &options->fail_pm,
+        &options->defer_pm,        &options->cancel_pm,       &options->impatient_pm,   &options->retention_ms};
     if (rng_below(r, 3) != 0) {
         return;
     }

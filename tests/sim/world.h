@@ -84,6 +84,7 @@
     X(disk_cut_pm, "log writes in the middle of which the coordinator dies", O(40, BETWEEN(5, 100)))            \
     X(disk_fail_pm, "log writes whose write or sync fails", O(25, BETWEEN(5, 60)))                              \
     X(disk_read_pm, "starts and readings of the log in which a read fails", O(25, BETWEEN(5, 200)))             \
+    X(rot_pm, "starts of the coordinator that find a sector of the log damaged", O(20, BETWEEN(50, 500)))       \
     X(disk_full_pm, "housekeeping rounds that find the disk full", O(25, BETWEEN(50, 600)))                     \
     X(segment_kib, "size of a log segment", 64 << BETWEEN(0, 1))                                                \
     X(log_kib, "size of the log", BETWEEN(400, 2000))                                                           \
