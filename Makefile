@@ -141,11 +141,14 @@ tidy: all
 fmt:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
 # The log against a hostile disk, everything: each bit, length, sector; each call with each error; all prefixes and 10,000 reorderings (about 10 minutes).
-.PHONY: damage coverage
+.PHONY: damage coverage calls
 damage: $(patsubst %,$(B)/tests/test_dlog_%,damage crash reorder nomem)
 	@for t in $^; do DLOG_ALL=1 $$t || exit 1; done
 coverage:
 	@scripts/coverage $(B)-coverage
+# The same on the real lockstepd, with voters as agents: CALLS="--sample 40", "--kind fsync", "--from 0 --count 200".
+calls: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/calls.py $(CALLS)
 sim: $(B)/lockstep-sim
 	@$< --seeds $(SEEDS) --seed $(SEED)
 # make fuzz TARGET=frame RUNS=1000000; fuzz-targets is what tests/fuzz/run builds, with clang.

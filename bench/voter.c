@@ -28,6 +28,9 @@ struct voter {
     const char *participant, *coordinator, *address, *ca, *certificate, *key;
     uint32_t credits;
     bool silent; /* says nothing about decisions: they stay open, for figures of recovery */
+    bool tell;   /* prints what it is told, and remembers where the coordinator's log stood, as an agent does */
+    Lockstep__Fence fence;
+    char fence_incarnation[LS_INCARNATION_LEN + 1]; /* "": none yet */
     struct event_base *base;
     SSL_CTX *tls;
     struct peer *peer;
@@ -66,7 +69,32 @@ static void on_open(void *context, struct peer *peer, const struct tls_identity 
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     frame.body_case = LOCKSTEP__FRAME__BODY_HELLO;
     frame.hello = &hello;
+    if (voter->tell && voter->fence_incarnation[0] != '\0') frame.fence = &voter->fence;
     send_frame(voter, &frame);
+}
+
+/* The newest position it was shown. One that is gone from the log, or has another checksum: an agent would refuse. */
+static void remember(struct voter *voter, const Lockstep__Fence *fence) {
+    if (fence == NULL || strlen(fence->incarnation) != LS_INCARNATION_LEN) return;
+    bool same = strcmp(fence->incarnation, voter->fence_incarnation) == 0;
+    if (same && fence->position < voter->fence.position) return;
+    voter->fence = *fence;
+    memcpy(voter->fence_incarnation, fence->incarnation, sizeof voter->fence_incarnation);
+    voter->fence.incarnation = voter->fence_incarnation;
+}
+
+static void tell(const char *what, const char *of) {
+    (void)printf("told %s %s\n", what, of);
+    (void)fflush(stdout);
+}
+
+static void check_chain(const struct voter *voter, const Lockstep__Frame *frame) {
+    const Lockstep__Welcome *welcome = frame->welcome;
+    if (voter->fence_incarnation[0] == '\0' || frame->fence == NULL ||
+        strcmp(voter->fence_incarnation, frame->fence->incarnation) != 0) {
+        return;
+    }
+    if (!welcome->has_chain_at || welcome->chain_at != voter->fence.chain) tell("stale", voter->participant);
 }
 
 static void on_welcome(struct voter *voter) {
@@ -131,6 +159,8 @@ static void say_done(struct voter *voter, const char *gtid, bool committed) {
 
 static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *frame) {
     struct voter *voter = context;
+    if (voter->tell && frame->body_case == LOCKSTEP__FRAME__BODY_WELCOME) check_chain(voter, frame);
+    if (voter->tell) remember(voter, frame->fence);
     switch (frame->body_case) {
     case LOCKSTEP__FRAME__BODY_WELCOME:
         on_welcome(voter);
@@ -139,6 +169,7 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
         on_work(voter, frame->work);
         return;
     case LOCKSTEP__FRAME__BODY_DECIDE:
+        if (voter->tell) tell(frame->decide->commit ? "commit" : "abort", frame->decide->gtid);
         if (!voter->silent) say_done(voter, frame->decide->gtid, frame->decide->commit);
         return;
     case LOCKSTEP__FRAME__BODY_SETTLE:
@@ -232,7 +263,7 @@ static int run(struct voter *voter) {
 }
 
 int bench_voter(int argc, char **argv) {
-    struct voter voter = {.credits = 4096};
+    struct voter voter = {.credits = 4096, .fence = LOCKSTEP__FENCE__INIT};
     bool help = false;
     const struct opt opts[] = {
         {"participant", 'p', OPT_TEXT, &voter.participant, "NAME", "whom to vote for", 0, 0},
@@ -243,6 +274,8 @@ int bench_voter(int argc, char **argv) {
         {"cert-key", 0, OPT_TEXT, &voter.key, "FILE", "its key", 0, 0},
         {"credits", 'n', OPT_U32, &voter.credits, "N", "branches it takes at once (4096)", 1, 1000000},
         {"silent", 0, OPT_FLAG, &voter.silent, NULL, "leave decisions unanswered, so that they stay open", 0, 0},
+        {"tell", 0, OPT_FLAG, &voter.tell, NULL,
+         "print each decision, and `told stale` when the log has lost what it showed", 0, 0},
         {"help", 'h', OPT_FLAG, &help, NULL, "this text", 0, 0},
     };
     const size_t count = sizeof opts / sizeof opts[0];

@@ -729,7 +729,10 @@ static void on_hello(struct link *link, const Lockstep__Frame *frame) {
     if (!within_window(link, frame->fence)) {
         return;
     }
-    link->has_chain = coordmsg_chain_at(frame->fence, host->log, host->epoch, &link->chain);
+    if (coordmsg_chain_at(frame->fence, host->log, host->epoch, &link->has_chain, &link->chain) != LS_OK) {
+        reject(link, "the decision log cannot be read just now at position %" PRIu64, frame->fence->position);
+        return; /* it dials again */
+    }
     struct registry_participant *known = registry_by_name(host->registry, link->hello->participant);
     if (known == NULL) {
         begin_registering(link);

@@ -32,9 +32,16 @@ bool coordmsg_within_window(const Lockstep__Fence *remembered, const char *incar
            remembered->position >= oldest_position;
 }
 
-bool coordmsg_chain_at(const Lockstep__Fence *remembered, struct dlog *log, uint32_t epoch, uint64_t *ret_chain) {
-    return remembered != NULL && strcmp(remembered->incarnation, dlog_incarnation(log)) == 0 &&
-           remembered->epoch <= epoch && dlog_chain_at(log, remembered->position, ret_chain) == LS_OK;
+enum ls_status coordmsg_chain_at(const Lockstep__Fence *remembered, struct dlog *log, uint32_t epoch, bool *ret_there,
+                                 uint64_t *ret_chain) {
+    *ret_there = false;
+    if (remembered == NULL || strcmp(remembered->incarnation, dlog_incarnation(log)) != 0 ||
+        remembered->epoch > epoch) {
+        return LS_OK;
+    }
+    enum ls_status status = dlog_chain_at(log, remembered->position, ret_chain);
+    *ret_there = status == LS_OK;
+    return status == LS_ERR_NOT_FOUND ? LS_OK : status;
 }
 
 bool coordmsg_history_changed(const struct registry_participant *known, const Lockstep__Hello *hello) {

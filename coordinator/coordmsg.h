@@ -19,8 +19,11 @@ bool coordmsg_hello_is_for(const Lockstep__Hello *hello, const char *coordinator
  * serve it. False: that is so. */
 bool coordmsg_within_window(const Lockstep__Fence *remembered, const char *incarnation, uint32_t epoch,
                             uint64_t oldest_position);
-/* Our own checksum at the position that the agent remembers; the agent compares, not we. False: there is none. */
-bool coordmsg_chain_at(const Lockstep__Fence *remembered, struct dlog *log, uint32_t epoch, uint64_t *ret_chain);
+/* Our own checksum at the position that the agent remembers; the agent compares, not we. *ret_there false: there is
+ * none. Not LS_OK: the log could not be read. That says nothing about what it holds: the agent must not be told "there
+ * is none", it would take the log for a stale one. */
+enum ls_status coordmsg_chain_at(const Lockstep__Fence *remembered, struct dlog *log, uint32_t epoch, bool *ret_there,
+                                 uint64_t *ret_chain) LS_MUST_CHECK;
 /* Is this another history than the one on which the log last proved its decisions? */
 bool coordmsg_history_changed(const struct registry_participant *known, const Lockstep__Hello *hello);
 

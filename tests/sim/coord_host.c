@@ -976,7 +976,10 @@ static void on_hello(struct world *world, struct coord_link *link, const Lockste
         drop_link(world, link, "away for longer than the log's window");
         return;
     }
-    link->has_chain = coordmsg_chain_at(frame->fence, c->log, c->epoch, &link->chain_at);
+    if (coordmsg_chain_at(frame->fence, c->log, c->epoch, &link->has_chain, &link->chain_at) != LS_OK) {
+        drop_link(world, link, "the log cannot be read just now");
+        return;
+    }
     struct registry_participant *entry = registry_by_name(c->registry, name);
     struct ls_error err;
     link->waits_for = 0;
