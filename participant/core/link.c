@@ -10,7 +10,7 @@
  *   nothing      any                                               store durably, then serve
  *   F            same incarnation, chain_at == F.chain, epoch and
  *                position not below F's                            serve (if the database has no fence of this
- *                                                                  incarnation yet: store durably, then serve)
+ *                                                                  incarnation and epoch yet: store durably, then serve)
  *   F            accepted_incarnation == F.incarnation             store durably, then serve (an operator said so)
  *   F            anything else                                     Refuse; the coordinator stops (78)
  *
@@ -196,9 +196,11 @@ void link_on_welcome(struct agent *a, const struct agent_event *event) {
         return;
     }
     if (by_operator) agent_report(a, true, NULL, "an operator accepted this coordinator although %s", mismatch);
-    /* What only this life remembers is not enough to serve on: a store may have failed. */
-    bool first =
-        !a->has_fence || by_operator || !a->has_stored || strcmp(a->stored.incarnation, event->fence.incarnation) != 0;
+    /* What only this life remembers is not enough to serve on. A store may have failed; and whoever is ready counts as
+     * having joined this life of the coordinator, which presumes abort when all have: forgotten in a crash, the next
+     * life here would obey another copy of the log that knows of a decision. */
+    bool first = !a->has_fence || by_operator || !a->has_stored || a->stored.epoch != event->fence.epoch ||
+                 strcmp(a->stored.incarnation, event->fence.incarnation) != 0;
     a->number = event->welcome.number;
     a->has_fence = true;
     a->fence = event->fence;

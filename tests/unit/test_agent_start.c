@@ -339,10 +339,25 @@ static void a_log_that_contains_what_was_seen(void **state) {
     rig_serve(&rig, NULL);
     rig_link_down(&rig);
     rig_expect(&rig, "close\n");
-    rig.fence.epoch = 4;
     rig.fence.position = 900;
     rig.fence.chain = 0xd0;
     serve_again(&rig, "scan\n");
+    rig_free(&rig);
+}
+
+/* Whoever is ready counts as having joined this life of the coordinator, and "aborted" is presumed when all have. If the agent could
+ * forget it, its next life would obey a copy of the log that its sisters have turned away from (model: "joined, and not remembered"). */
+static void a_new_life_of_the_coordinator_is_remembered_first(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_serve(&rig, NULL);
+    rig_link_down(&rig);
+    rig.fence.epoch = 4;
+    rig.fence.position = 900;
+    rig.fence.chain = 0xd0;
+    serve_again(&rig, "fence 900 durable\n");
+    fence_stored(&rig, true);
+    rig_expect(&rig, "scan\n");
     rig_free(&rig);
 }
 
@@ -1013,6 +1028,7 @@ int main(void) {
         cmocka_unit_test(what_waits_for_the_server_goes_on_when_it_is_back),
         cmocka_unit_test(a_silent_coordinator_is_left),
         cmocka_unit_test(a_log_that_contains_what_was_seen),
+        cmocka_unit_test(a_new_life_of_the_coordinator_is_remembered_first),
         cmocka_unit_test(logs_that_do_not_are_refused),
         cmocka_unit_test(a_fence_that_cannot_be_stored_serves_nobody),
         cmocka_unit_test(a_late_answer_about_the_fence),
