@@ -182,7 +182,7 @@ static void test_committed(void **state) {
     struct lockstep_result result;
 
     server->steps[0] = (struct step){ACT_ANSWER, 200, COMMITTED};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, "order-1", &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_COMMITTED);
     assert_true(result.applied);
@@ -201,7 +201,7 @@ static void test_aborted_says_why(void **state) {
     struct lockstep_result result;
 
     server->steps[0] = (struct step){ACT_ANSWER, 409, ABORTED};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_ABORTED);
     assert_string_equal(result.sqlstate, "23505");
@@ -220,7 +220,7 @@ static void test_lost_without_key_is_unknown(void **state) {
     server->steps[0] = (struct step){ACT_ANSWER, 200, COMMITTED};
     server->steps[1] = (struct step){ACT_BREAK, 0, NULL};
     server->steps[2] = (struct step){ACT_ANSWER, 200, COMMITTED};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_OK);
     lockstep_result_clear(&result);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNKNOWN);
@@ -239,7 +239,7 @@ static void test_lost_with_key_is_repeated(void **state) {
     server->steps[1] = (struct step){ACT_ANSWER, 500, "{\"error\":\"oops\"}"};
     server->steps[2] = (struct step){ACT_ANSWER, 503, "{\"error\":\"offline\",\"begun\":false}"};
     server->steps[3] = (struct step){ACT_ANSWER, 200, COMMITTED};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_COMMITTED);
     assert_int_equal(server->requests, 4);
@@ -255,7 +255,7 @@ static void test_refusal_after_loss_stays_unknown(void **state) {
 
     server->steps[0] = (struct step){ACT_BREAK, 0, NULL};
     server->steps[1] = (struct step){ACT_ANSWER, 403, "{\"error\":\"no\"}"};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_UNKNOWN);
     assert_int_equal(result.http_status, 403);
     lockstep_result_clear(&result);
@@ -271,7 +271,7 @@ static void test_busy_is_repeated_without_key(void **state) {
     server->steps[1] = (struct step){ACT_ANSWER, 503, "{\"begun\":false}"};
     server->steps[2] = (struct step){ACT_ANSWER, 503, "{}"};
     server->steps[3] = (struct step){ACT_ANSWER, 200, COMMITTED};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNKNOWN);
     assert_int_equal(server->requests, 3);
     lockstep_result_clear(&result);
@@ -283,7 +283,7 @@ static void test_busy_runs_out_of_attempts(void **state) {
     struct lockstep_result result;
 
     for (int i = 0; i < STEPS_MAX; i++) server->steps[i] = (struct step){ACT_ANSWER, 429, "{\"error\":\"full\"}"};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_BUSY);
     assert_int_equal(result.attempts, 8);
     assert_int_equal(server->requests, 8);
@@ -299,7 +299,7 @@ static void test_pending_is_followed(void **state) {
     server->steps[0] = (struct step){ACT_ANSWER, 202, PENDING};
     server->steps[1] = (struct step){ACT_ANSWER, 202, PENDING};
     server->steps[2] = (struct step){ACT_ANSWER, 409, ABORTED};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_ABORTED);
     assert_non_null(strstr(server->seen[1], "GET /v1/tx/shop.0a1b2c3d4e5f.1.7?for=applied&timeout="));
@@ -315,7 +315,7 @@ static void test_pending_then_not_found_is_unknown(void **state) {
 
     server->steps[0] = (struct step){ACT_ANSWER, 202, PENDING};
     server->steps[1] = (struct step){ACT_ANSWER, 404, "{\"error\":\"no such transaction\"}"};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNKNOWN);
     assert_string_equal(result.gtid, "shop.0a1b2c3d4e5f.1.7");
     lockstep_result_clear(&result);
@@ -327,7 +327,7 @@ static void test_stalled_run_ends_in_time(void **state) {
     struct lockstep_result result;
 
     server->steps[0] = (struct step){ACT_STALL, 0, NULL};
-    struct lockstep *client = open_client(server->path, 200);
+    struct lockstep *client = open_client(server->path, 2000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_UNKNOWN);
     assert_int_equal(server->requests, 1);
     lockstep_result_clear(&result);
@@ -338,7 +338,7 @@ static void test_unreachable(void **state) {
     struct lockstep_result result;
 
     (void)state;
-    struct lockstep *client = open_client("/tmp/lockstep-unit-nobody-is-here", 5000);
+    struct lockstep *client = open_client("/tmp/lockstep-unit-nobody-is-here", 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNREACHABLE);
     assert_int_equal(result.attempts, 8);
     assert_null(result.body);
@@ -356,7 +356,7 @@ static void test_garbage_is_never_an_outcome(void **state) {
     struct lockstep_result result;
 
     memcpy(server->steps, garbage, sizeof garbage);
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     for (size_t i = 0; i < sizeof garbage / sizeof garbage[0]; i++) {
         assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNKNOWN);
         assert_int_equal(result.outcome, LOCKSTEP_NO_OUTCOME);
@@ -374,7 +374,7 @@ static void test_other_calls(void **state) {
     server->steps[2] = (struct step){ACT_ANSWER, 200, "{\"participants\":[]}"};
     server->steps[3] = (struct step){ACT_ANSWER, 200, COMMITTED};
     server->steps[4] = (struct step){ACT_ANSWER, 404, "{\"error\":\"none\"}"};
-    struct lockstep *client = open_client(server->path, 5000);
+    struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(lockstep_get(client, "a.b.1.2", LOCKSTEP_WAIT_DECIDED, 1500, &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_PENDING);
     lockstep_result_clear(&result);
@@ -427,7 +427,7 @@ static void test_one_descriptor_drives_all(void **state) {
     struct tally tally = {0};
 
     for (int i = 0; i < STEPS_MAX; i++) server->steps[i] = (struct step){ACT_ANSWER, 200, COMMITTED};
-    tally.client = open_client(server->path, 5000);
+    tally.client = open_client(server->path, 30000);
     tally.start_more = 4;
     for (int i = 0; i < 8; i++)
         assert_int_equal(lockstep_run_start(tally.client, "{}", 2, NULL, on_done, &tally, NULL), LOCKSTEP_OK);
@@ -435,7 +435,7 @@ static void test_one_descriptor_drives_all(void **state) {
     struct pollfd descriptor = {.fd = lockstep_fd(tally.client), .events = POLLIN};
     size_t left = 8;
     for (double begin = seconds(); left > 0 && seconds() - begin < 5;) {
-        assert_int_equal(poll(&descriptor, 1, 5000), 1);
+        assert_int_equal(poll(&descriptor, 1, 30000), 1);
         left = lockstep_dispatch(tally.client);
     }
     assert_int_equal(left, 0);
@@ -449,7 +449,7 @@ static void test_dispatch_never_blocks(void **state) {
     struct tally tally = {0};
 
     server->steps[0] = (struct step){ACT_STALL, 0, NULL};
-    tally.client = open_client(server->path, 5000);
+    tally.client = open_client(server->path, 30000);
     assert_int_equal(lockstep_run_start(tally.client, "{}", 2, NULL, on_done, &tally, NULL), LOCKSTEP_OK);
     double begin = seconds();
     for (int i = 0; i < 20; i++) assert_int_equal(lockstep_dispatch(tally.client), 1);
@@ -465,7 +465,7 @@ static void test_cancel(void **state) {
 
     server->steps[0] = (struct step){ACT_STALL, 0, NULL};
     server->steps[1] = (struct step){ACT_ANSWER, 200, COMMITTED};
-    tally.client = open_client(server->path, 5000);
+    tally.client = open_client(server->path, 30000);
     assert_int_equal(lockstep_run_start(tally.client, "{}", 2, NULL, on_done, &tally, &call), LOCKSTEP_OK);
     (void)lockstep_dispatch(tally.client);
     lockstep_cancel(call);
@@ -485,7 +485,7 @@ static void test_bounds(void **state) {
     (void)state;
     memset(long_key, 'k', sizeof long_key);
     long_key[LOCKSTEP_KEY_MAX + 1] = '\0';
-    tally.client = open_client("/tmp/lockstep-unit-nobody-is-here", 5000);
+    tally.client = open_client("/tmp/lockstep-unit-nobody-is-here", 30000);
     lockstep_run_options_init(&options);
     options.key = long_key;
     assert_int_equal(lockstep_run_start(tally.client, "{}", 2, &options, on_done, &tally, NULL), LOCKSTEP_INVALID);

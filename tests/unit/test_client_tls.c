@@ -127,7 +127,7 @@ static void check(const struct expectation *expected) {
     options.crl_file = expected->crl;
     options.coordinator = expected->coordinator;
     options.attempts_max = 2;
-    options.timeout_ms = 5000;
+    options.timeout_ms = 30000;
     assert_int_equal(lockstep_open(&options, &client, text), LOCKSTEP_OK);
     enum lockstep_status status = lockstep_run(client, "{}", 2, NULL, &result);
     lockstep_close(client);

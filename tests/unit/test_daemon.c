@@ -149,7 +149,7 @@ static void unix_sockets(void **state) {
 static void service_manager(void **state) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char text[200];
-    struct timeval wait = {5, 0};
+    struct timeval wait = {30, 0};
     (void)state;
     assert_int_equal(unsetenv("NOTIFY_SOCKET"), 0);
     daemon_notify("READY=1"); /* nothing happens */
