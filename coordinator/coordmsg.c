@@ -92,6 +92,7 @@ void coordmsg_read_vote(const Lockstep__Vote *vote, uint32_t participant, uint64
     event->vote.step = vote->step;
     event->vote.has_step = vote->has_step;
     event->vote.retryable = vote->has_retryable && vote->retryable;
+    event->vote.key_free = vote->has_key_free && vote->key_free;
 }
 
 static enum done_kind done_kind_of(Lockstep__DoneKind kind) {

@@ -79,6 +79,8 @@ static void build_vote(struct agentmsg *m, const struct agent_effect *effect) {
     vote->step = effect->vote.step;
     vote->has_retryable = effect->vote.retryable;
     vote->retryable = effect->vote.retryable;
+    vote->has_key_free = effect->vote.key_free;
+    vote->key_free = effect->vote.key_free;
     vote->existing_gtid = text(effect->vote.existing_gtid);
     vote->has_existing_hash = effect->vote.existing_hash != NULL && effect->vote.existing_hash_length > 0;
     vote->existing_hash.len = effect->vote.existing_hash_length;

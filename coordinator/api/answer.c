@@ -191,6 +191,20 @@ int answer_txn(struct request *request, const struct txn *txn) {
     return status_code(request, txn->outcome, decided_commit(txn));
 }
 
+/* One participant: only its outcome rows know what an earlier life of the coordinator has run under a key. An abort of
+ * this run, told before the participant has looked, would be taken for the end of the earlier one. */
+bool answer_key_is_unsettled(const struct txn *txn) {
+    return txn->one_participant && txn->has_key && txn->outcome == OUTCOME_ABORTED && !txn->existing &&
+           !txn->cause.key_free;
+}
+
+int answer_key_unsettled(struct request *request, const struct txn *txn) {
+    answer_error(request->api, "key_unsettled", NULL, true,
+                 "%s; whether an earlier run under this Idempotency-Key has committed is not known: repeat the request",
+                 txn->cause.reason);
+    return 503;
+}
+
 /* Needs the log only for a hazard: whether the decision was to commit. */
 static bool log_has_decision(struct request *request) {
     Lockstep__LogCommit *record = NULL;

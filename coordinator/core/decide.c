@@ -350,6 +350,7 @@ static void vote_cause(struct txn_cause *cause, const struct engine_event *event
     cause->step = event->vote.step;
     cause->has_step = event->vote.has_step;
     cause->retryable = event->vote.retryable;
+    cause->key_free = event->vote.key_free;
 }
 
 /* What was sent to the branch is done: steps that waited for it may go. */

@@ -160,6 +160,7 @@ struct engine_event {
             uint32_t step;
             bool has_step;
             bool retryable;
+            bool key_free; /* VOTE_NO of the only participant: nobody has committed under the key */
             uint32_t existing_epoch;
             uint64_t existing_sequence; /* VOTE_EXISTS */
             bool existing_same_document;

@@ -478,6 +478,7 @@ struct agent_effect {
             uint32_t step;
             bool has_step;
             bool retryable;
+            bool key_free; /* NO: nobody has committed under the key */
             const char *existing_gtid; /* EXISTS */
             const uint8_t *existing_hash;
             size_t existing_hash_length;

@@ -101,6 +101,7 @@ static void vote_no(struct agent *a, struct agent_branch *b) {
         effect->vote.has_step = b->cause.has_step;
         effect->vote.step = b->cause.step;
         effect->vote.retryable = b->cause.retryable;
+        effect->vote.key_free = b->one_phase && b->cause.key_free;
     }
     give_credit_back(a, b);
 }

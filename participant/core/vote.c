@@ -155,6 +155,14 @@ static void judge_quiet(const struct agent_run *run, bool last, bool one_phase, 
     }
 }
 
+/* The insert waits for whoever else has the key, and fails if that one commits. Not said of a session that was lost:
+ * what it was at is not known. */
+static bool had_outcome_row(const struct agent_run *run) {
+    bool at_it =
+        run->failed == AGENT_ITEM_BEGIN || run->failed == AGENT_ITEM_MARKER || run->failed == AGENT_ITEM_OUTCOME_ROW;
+    return !run->nothing_sent && run->session != AGENT_SESSION_LOST && !at_it;
+}
+
 void agent_vote_judge(const struct agent_run *run, bool last, bool one_phase, struct agent_judged *ret_judged) {
     const struct agent_step_rows *mismatch;
 
@@ -189,6 +197,7 @@ void agent_vote_judge(const struct agent_run *run, bool last, bool one_phase, st
     } else {
         judge_quiet(run, last, one_phase, ret_judged);
     }
+    ret_judged->key_free = one_phase && had_outcome_row(run);
     assert(ret_judged->judgement != AGENT_JUDGE_COMMIT || (last && one_phase));
     assert(ret_judged->judgement != AGENT_JUDGE_YES || (last && !one_phase));
 }

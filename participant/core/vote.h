@@ -24,6 +24,7 @@ struct agent_judged {
     enum agent_judgement judgement;
     bool retryable;
     bool has_step;
+    bool key_free; /* it had come past its outcome row: the key was nobody else's */
     uint32_t step;
     bool report;                        /* an operator should read the reason */
     char sqlstate[LS_SQLSTATE_LEN + 1]; /* "" if none */

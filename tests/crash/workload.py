@@ -218,12 +218,14 @@ class Client(threading.Thread):
                 return
 
     def follow(self, deed, gtid):
-        """202: asks until the outcome is known. False: the round ended first."""
+        """202: asks until the outcome is known. False: it is not known."""
         while not self.load.over.wait(0.05):
             try:
                 state = self.line.get(gtid).state
             except (OSError, http.client.HTTPException):
                 continue
+            if state == "aborted" and deed.keyed and len(deed.changes) == 1:
+                return False  # so this run was; only the key itself tells of runs in earlier lives of the coordinator
             if state in FINAL:
                 deed.told = state
                 return True
@@ -280,11 +282,11 @@ class Load:
 
     @staticmethod
     def finish(line, deed):
-        """Repeats what is not begun (an agent may just be meeting its restarted server), asks again for what is pending."""
+        """Repeats it under its key until it is known: an agent may just be meeting its restarted server."""
         last = []
 
         def known():
-            last[:] = [line.get(last[0].gtid) if last and last[0].status == 202 else line.run(deed.steps, key=deed.key)]
+            last[:] = [line.run(deed.steps, key=deed.key)]
             return last[0].state in FINAL or last[0].status not in (200, 202, 429, 503)
         wait_until(known, 15, lambda: f"{deed.key} is known; last answer: {last}")
         return last[0]

@@ -146,3 +146,30 @@ def test_unknown_sequence_is_not_called_aborted_without_asking(shared):
 def test_read_only(shared, sql):
     answer = shared.app.run([step("orders", sql)])
     assert answer.status == 200 and len(answer.body["results"][0]["rows"]) == 1, answer
+
+
+@pytest.mark.parametrize("how", ["reset", "drop"])
+def test_a_repeat_that_never_ran_says_nothing_about_its_key(proxied, how):
+    """The coordinator of another life does not know the key, and the repeat is lost before the participant could look: an abort of the
+    repeat must not be told as the end of what was asked for under the key."""
+    key, word = fresh(), fresh("idem")
+    first = proxied.app.run(put(key, "orders"), key=word)
+    assert first.status == 200 and first.state == "committed", first
+    proxied.coordinator.restart()
+    proxied.wait_ready()
+    rule = proxied.link["orders"].at("work", how, up=False)
+    answer = proxied.app.run(put(key, "orders"), key=word, deadline="1s")
+    rule.wait_hit()
+    assert answer.status == 503 and answer.code == "key_unsettled" and answer.body["begun"] is False, answer
+    proxied.wait_ready()
+    again = proxied.run(put(key, "orders"), key=word)
+    assert again.status == 200 and again.gtid == first.gtid, again
+    assert proxied.count("orders", key) == 1
+
+
+def test_an_abort_behind_the_key_row_is_an_abort(proxied):
+    """The key was free when the transaction ran: its abort is the last word, for the key too."""
+    key, word = fresh(), fresh("idem")
+    answer = proxied.app.run(put(key, "orders") + [step("orders", "select 1/0")], key=word)
+    assert answer.status == 409 and answer.sqlstate == "22012", answer
+    assert proxied.run(put(key, "orders"), key=word).status == 200  # the key was given back

@@ -151,3 +151,24 @@ def test_damaged_log_refuses_to_start(system, damage):
     assert system.coordinator.log_has(first.split(".")[0]) or system.coordinator.log_has("corrupt"), system.coordinator.log_text()
     verify = command("log", "verify", system.coordinator.data)
     assert verify.returncode != 0, verify
+
+
+def test_what_was_seen_after_a_restart_is_remembered(system):
+    """The stored fence moves on in every epoch: agents that start anew refuse a copy of what lies between two restarts of the coordinator."""
+    assert system.app.run(put(fresh(), *NAMES)).status == 200
+    system.coordinator.restart()
+    system.wait_ready()
+    assert system.app.run(put(fresh(), *NAMES)).status == 200
+    system.coordinator.kill()
+    copy = snapshot(system)
+    system.coordinator.start()
+    system.wait_ready()
+    assert system.run(put(fresh(), *NAMES)).status == 200
+    for daemon in (system.coordinator, *system.agents.values()):
+        daemon.kill()
+    restore(system, copy)
+    system.coordinator.spawn()
+    wait_until(system.coordinator.livez, 20, "the copy runs")
+    for agent in system.agents.values():
+        agent.spawn()
+    assert system.coordinator.wait_exit() == 78, system.coordinator.log_text()
