@@ -73,12 +73,13 @@ static int run(const char *file) {
     struct coordinator_conf conf;
     struct ls_error err;
     static struct host host = {.lock_fd = -1};
-    if (coordinator_conf_load(file, &conf, &err) != LS_OK) {
+    enum ls_status status = coordinator_conf_load(file, &conf, &err);
+    if (status != LS_OK) {
         (void)fprintf(stderr, "%s\n", err.text);
-        return LS_EXIT_CONFIG;
+        return exit_status_of(status); /* 78 is not tried again: only for what is wrong with the configuration */
     }
     diag_setup("lockstepd", conf.diag_level, conf.diag_format);
-    enum ls_status status = daemon_harden(&err);
+    status = daemon_harden(&err);
     if (status == LS_OK) {
         status = failpoint_setup(conf.faults, &err);
     }

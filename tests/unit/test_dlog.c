@@ -1,6 +1,8 @@
 /* test_dlog.c: the decision log when nothing goes wrong: round trip, group commit, segments, index, chain, reserve. */
 #include "tests/unit/unit.h"
 
+#include <xxhash.h>
+
 #include "coordinator/dlog/format.h"
 #include "coordinator/dlog/index.h"
 #include "coordinator/dlog/segment.h"
@@ -563,6 +565,108 @@ static void test_other_sizes(void **state) {
     }
 }
 
+/* Intact, but of a program to come: refused, since it may be a decision; not called damage. */
+static void test_newer_program(void **state) {
+    struct fixture *f = *state;
+    struct format_record last;
+    uint64_t size, at = FORMAT_BLOCK, chain;
+    commit(f, 1);
+    commit(f, 2);
+    assert_ok(dlog_write(f->log, &err));
+    dlog_close(f->log);
+    f->log = NULL;
+    char names[4][64];
+    assert_int_equal(disk_list(f->disk, ".seg", names, 4), 1);
+    uint8_t *bytes = disk_bytes(f->disk, names[0], &size);
+    uint64_t seed = format_seed(TEST_INCARNATION, 1);
+    while (format_check_record(bytes + at, size - at, seed, at, &last)) at += format_record_size(last.length);
+    at -= format_record_size(last.length);
+    uint8_t *kept = malloc(size);
+    memcpy(kept, bytes, size);
+    for (int flag = 0; flag < 2; flag++) {
+        bytes[at + (flag ? 46 : 44)] = 9;
+        format_seal_record(bytes + at, seed, last.previous, at, last.sequence, last.durable);
+        struct dlog *log;
+        assert_int_equal(dlog_open(&f->options, NULL, NULL, &log, &err), LS_ERR_CORRUPT);
+        assert_non_null(strstr(err.text, "written by a newer lockstep"));
+        memcpy(bytes, kept, size);
+    }
+    /* the same in a segment that is not the last */
+    assert_ok(test_start(&f->options, &f->log, &f->epoch, &err));
+    commit(f, 3);
+    assert_ok(dlog_write(f->log, &err));
+    dlog_close(f->log);
+    f->log = NULL;
+    bytes[at + 44] = 9;
+    format_seal_record(bytes + at, seed, last.previous, at, last.sequence, last.durable);
+    struct dlog_report report;
+    assert_ok(dlog_scan("/data", disk_io(f->disk), NULL, NULL, &report, &err));
+    assert_int_equal(report.verdict, DLOG_CORRUPT);
+    assert_non_null(strstr(report.why, "written by a newer lockstep"));
+    memcpy(bytes, kept, size);
+    /* a header of a later format */
+    struct format_header header;
+    assert_int_equal(format_decode_header(bytes, &header), FORMAT_GOOD);
+    bytes[48] = 2;
+    chain = XXH3_64bits(bytes + 16, FORMAT_BLOCK - 16);
+    memcpy(bytes + 8, &chain, sizeof chain);
+    assert_int_equal(format_decode_header(bytes, &header), FORMAT_NEWER);
+    assert_ok(dlog_scan("/data", disk_io(f->disk), NULL, NULL, &report, &err));
+    assert_int_equal(report.verdict, DLOG_CORRUPT);
+    assert_string_equal(report.why, "header is of a format version this program does not know");
+    memcpy(bytes, kept, size);
+    assert_ok(test_start(&f->options, &f->log, &f->epoch, &err));
+    free(kept);
+}
+
+/* More segments, audits and open decisions than the first arrays hold; what is open and not durable is not shown. */
+static void test_long_log(void **state) {
+    struct fixture *f = *state;
+    uint8_t payload[TEST_PAYLOAD];
+    uint64_t position, end, sequence = 0;
+    struct dlog_stats stats;
+    for (uint64_t n = 1; n <= 1100; n++) {
+        char subject[32];
+        snprintf(subject, sizeof subject, "p%llu", (unsigned long long)n);
+        assert_ok(dlog_append(f->log, DLOG_AUDIT, payload, test_audit(subject, payload), &position, &end));
+        if (n % 100 == 0) write_log(f);
+    }
+    do {
+        for (int n = 0; n < 100; n++) {
+            commit(f, ++sequence);
+        }
+        write_log(f);
+        dlog_get_stats(f->log, &stats);
+    } while (stats.segments < 75);
+    struct seen open = {0};
+    commit(f, ++sequence);
+    assert_ok(dlog_each_open(f->log, on_seen, &open, &err));
+    assert_int_equal(open.records,
+                     sequence - 1); /* the last one is the owner's to know: nobody may be told of it yet */
+    write_log(f);
+    for (size_t n = 0; n < 75; n += 20) { /* the boundary behind a header */
+        char names[160][64];
+        uint64_t size, chain;
+        struct format_header header;
+        assert_true(disk_list(f->disk, ".seg", names, 160) >= stats.segments);
+        assert_int_equal(format_decode_header(disk_bytes(f->disk, names[n], &size), &header), FORMAT_GOOD);
+        assert_ok(dlog_chain_at(f->log, header.position + FORMAT_BLOCK, &chain));
+        assert_int_equal(chain, header.checksum);
+        assert_ok(dlog_chain_at(f->log, header.position, &chain));
+        assert_int_equal(chain, header.previous);
+    }
+    reopen(f, DISK_LOSES);
+    struct seen seen = {0};
+    struct dlog_report report;
+    assert_ok(dlog_scan("/data", disk_io(f->disk), on_seen, &seen, &report, &err));
+    assert_int_equal(report.verdict, DLOG_VALID);
+    dlog_get_stats(f->log, &stats);
+    assert_int_equal(stats.open_decisions, sequence);
+    for (uint64_t s = 1; s <= sequence; s++) {
+        assert_int_equal(dlog_find(f->log, 1, s, &position), DLOG_FOUND);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_varint_fields),
@@ -580,6 +684,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_reserve, setup, teardown),
         cmocka_unit_test_setup_teardown(test_other_sizes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_newer_program, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_long_log, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
