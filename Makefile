@@ -69,7 +69,7 @@ TOOLS    := $(if $(wildcard tests/sim/main.c),lockstep-sim) $(if $(wildcard test
 SHARED   := $(if $(CLIENT),$(B)/liblockstep.so.0 $(B)/liblockstep.so $(B)/liblockstep.a)
 TESTS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard $(patsubst %,tests/unit/%.c,$(or $(T),test_*))))
 
-.PHONY: all libs check unit asan tsan tidy fmt install sim pg chaos cells clean FORCE fuzz fuzz-targets
+.PHONY: all libs check unit asan tsan tidy fmt install sim pg chaos cells clean FORCE fuzz fuzz-targets crash recovery
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: $(PROGRAMS:%=$(B)/%) $(TOOLS:%=$(B)/%) $(SHARED) $(ALL_LIBS)
@@ -164,6 +164,11 @@ chaos: all
 # Every message fault at every moment: REPEAT=10 CELLS="--only 'link/*' --state FILE" (see the script)
 cells: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/cells.py --repeat $(or $(REPEAT),1) --seed $(SEED) $(CELLS)
+# Killed at every crash point; and recovery beside the servers' own rate. POINT="name ..." STATE=dir (goes on from there) ARGS=...
+crash: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/matrix.py --rounds $(ROUNDS) --seed $(SEED) $(if $(POINT),--point $(POINT)) $(STATE:%=--state %) $(ARGS)
+recovery: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/recovery.py --rounds $(ROUNDS) $(ARGS)
 clean:
 	rm -rf $(B) $(B)-asan $(B)-tsan $(B)-coverage $(B)-fuzz
 

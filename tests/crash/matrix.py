@@ -309,7 +309,7 @@ class Place:
 class Matrix:
     def __init__(self, options):
         self.options, self.places, self.told = options, {}, collections.Counter()
-        self.names = [options.point] if options.point else [name for name in POINTS]
+        self.names = options.point or list(POINTS)
         self.done, self.violations, self.unreached = collections.Counter(), 0, collections.Counter()
         self.file = os.path.join(options.state, "matrix.json") if options.state else None
         if self.file and os.path.exists(self.file):
@@ -390,7 +390,7 @@ def main():
     parser = argparse.ArgumentParser(description="SIGKILL at every crash point, audited in SQL.")
     parser.add_argument("--rounds", type=int, default=1, help="of each point")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--point", choices=POINTS)
+    parser.add_argument("--point", nargs="+", choices=POINTS, metavar="NAME", help="only these")
     parser.add_argument("--state", metavar="DIR", help="keeps what is done there, and goes on from it")
     parser.add_argument("--keep-logs", metavar="DIR", help="copies the programs' logs there when something is wrong")
     parser.add_argument("--give-up", type=int, default=5, metavar="N", help="stops after so many failures")
