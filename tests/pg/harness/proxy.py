@@ -401,6 +401,8 @@ class PgConnection(Connection):
             batch.copy += 1
             batch.answered = batch.copy == batch.copies
             self.answered += batch.answered
+            if batch.answered:
+                batch.raw = b""
 
 
 class PgProxy(Proxy):
@@ -482,6 +484,8 @@ class LinkConnection(Connection):
                 elif rule.action == "duplicate":
                     copies = 2
                     rule._done.set()
+            if writer().is_closing():
+                return
             writer().write((head + payload) * copies)
             await writer().drain()
             if rule is not None:
