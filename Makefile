@@ -151,6 +151,10 @@ calls: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/calls.py $(CALLS)
 sim: $(B)/lockstep-sim
 	@$< --seeds $(SEEDS) --seed $(SEED)
+# Has the simulator teeth? Every planted bug must be found within 100,000 seeds: MUTANTS="--quick" or names of some.
+.PHONY: sim-mutants
+sim-mutants: $(B)/lockstep-sim
+	@BUILD=$(B) tests/sim/mutants $(MUTANTS)
 # make fuzz TARGET=frame RUNS=1000000; fuzz-targets is what tests/fuzz/run builds, with clang.
 fuzz:
 	@tests/fuzz/run -b $(B) $(or $(TARGET),all) $(RUNS)

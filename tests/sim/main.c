@@ -277,7 +277,7 @@ int main(int argc, char **argv) {
         return LS_EXIT_USAGE;
     }
     /* Memory stays ours between seeds: the kernel's clean pages cost more than everything else. */
-    (void)mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    (void)mallopt(M_MMAP_THRESHOLD, 900 << 10); /* but for what is large and hardly touched */
     (void)mallopt(M_TRIM_THRESHOLD, 512 << 20);
     (void)mallopt(M_TOP_PAD, 16 << 20);
     catch_crashes();

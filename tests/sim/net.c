@@ -203,7 +203,8 @@ static void send_again_later(struct world *world, struct link *link, enum side t
     assert(link->again[to] != NULL);
     memcpy(link->again[to], bytes, size);
     link->again_size[to] = size;
-    world_after(world, rng_delay(&world->rng, 2 * world->options.net_us + MS), sent_again, to, link->number);
+    uint64_t mean = rng_below(&world->rng, 2) == 0 ? SECOND : 2 * world->options.net_us + MS;
+    world_after(world, rng_delay(&world->rng, mean), sent_again, to, link->number);
 }
 
 static void send_to(struct world *world, uint64_t number, enum side to, const Lockstep__Frame *frame) {
