@@ -44,6 +44,20 @@ static void focus(struct sim_options *options, struct rng *r) {
     }
 }
 
+/* In every twentieth world servers lose history again and again while the coordinator keeps asking and agents live on:
+ * whoever trusts memory or a timeline too much is rarely seen elsewhere. */
+static void lose_history(struct sim_options *options, struct rng *r) {
+    if (rng_below(r, 20) != 0) {
+        return;
+    }
+    options->failover_ms = rng_between(r, 1000, 4000);
+    options->lossy_pm = 900;
+    options->coord_crash_ms = rng_between(r, 1000, 4000);
+    options->agent_crash_ms = options->agent_cut_pm = options->outside_ms = 0;
+    options->net_us = rng_between(r, 20, 500);
+    options->restart_ms = rng_between(r, 50, 300);
+}
+
 void sim_options_draw(struct sim_options *options, uint64_t seed) {
     struct rng rng, *r = &rng;
     rng_seed(r, seed ^ UINT64_C(0x6f7074696f6e73));
@@ -55,6 +69,7 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
 #undef O
 #undef BETWEEN
     focus(options, r);
+    lose_history(options, r);
     if (options->clone_ms !=
         0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
         options->presume_wait_ms = 600000;
