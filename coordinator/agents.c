@@ -1095,6 +1095,7 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
     case LOCKSTEP__FRAME__BODY_REFUSE:
         on_refuse(link, frame->refuse);
         return;
+    case LOCKSTEP__FRAME__BODY_KEPT: /* nothing has ended yet */
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:
         return;
@@ -1107,6 +1108,7 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
     case LOCKSTEP__FRAME__BODY_SETTLE:
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_PROVE:
+    case LOCKSTEP__FRAME__BODY_FORGET:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }

@@ -695,6 +695,8 @@ void agent_host_frame(struct world *world, uint32_t participant, uint64_t life, 
     case LOCKSTEP__FRAME__BODY_CREDIT:
     case LOCKSTEP__FRAME__BODY_REFUSE:
     case LOCKSTEP__FRAME__BODY_READY:
+    case LOCKSTEP__FRAME__BODY_KEPT:
+    case LOCKSTEP__FRAME__BODY_FORGET:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         world_wrong(world, "the coordinator sends p%u a frame of kind %d", participant + 1, (int)frame->body_case);
