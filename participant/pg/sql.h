@@ -124,6 +124,10 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
 #define SQL_CHECK_VERSION "select lockstep.schema_version()"
 /* Null in a schema of an earlier version, which is told by its number. */
 #define SQL_FENCE_FUNCTION "pg_catalog.to_regprocedure('lockstep.fence_ahead(text, text, text, int8, int8, int8)')"
+#define SQL_MAY_CALL(role, function) \
+    "coalesce(pg_catalog.has_function_privilege(" role "pg_catalog.to_regprocedure('lockstep." function "'), 'execute'), false)"
+#define SQL_MAY_DO(right, table) \
+    "coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass('lockstep." table "'), '" right "'), false)"
 #define SQL_CHECK_RIGHTS                                                                                                      \
     "with role as (select r.name, (select p.oid from pg_catalog.pg_roles p where p.rolname operator(pg_catalog.=) r.name::pg_catalog.name) as oid" \
     " from pg_catalog.unnest($1::pg_catalog.text[]) r(name)),"                                                                \
@@ -142,12 +146,20 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " 'run lockstep init-participant with --app-role ' || pg_catalog.quote_ident(r.name) || ' again, it GRANTs them'"                                     \
     " from role r where r.oid is not null and not (pg_catalog.has_schema_privilege(r.oid, 'lockstep', 'usage')"               \
     " and pg_catalog.has_function_privilege(r.oid, 'lockstep.outcome_insert(bytea, text, text, text, bytea)', 'execute')"     \
-    " and pg_catalog.has_function_privilege(r.oid, " SQL_FENCE_FUNCTION ", 'execute'))" \
+    " and pg_catalog.has_function_privilege(r.oid, " SQL_FENCE_FUNCTION ", 'execute')" \
+    " and " SQL_MAY_CALL("r.oid, ", "saga_attempt(bytea, text, text, text, text)")                                            \
+    " and " SQL_MAY_CALL("r.oid, ", "saga_keep(bytea, text, text, jsonb, int4)")                                              \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier(text, text, text)")                                                              \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier_keep(text, text, jsonb)")                                                        \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier_result(text, text)") ")"                                                         \
     " union all select me.name || ' has no rights on the tables of schema lockstep',"                                         \
     " 'run lockstep init-participant with --agent-role ' || me.name || ' again, it GRANTs them' from me where not"                                        \
     " (pg_catalog.has_table_privilege('lockstep.fence', 'insert') and pg_catalog.has_table_privilege('lockstep.life', 'insert')" \
     " and pg_catalog.has_table_privilege('lockstep.outcome', 'insert') and pg_catalog.has_table_privilege('lockstep.outcome', 'select')" \
     " and pg_catalog.has_function_privilege(" SQL_FENCE_FUNCTION ", 'execute')"                                                     \
+    " and " SQL_MAY_DO("delete", "outcome") " and " SQL_MAY_DO("insert", "horizon") " and " SQL_MAY_DO("update", "horizon")     \
+    " and " SQL_MAY_DO("select", "barrier") " and " SQL_MAY_DO("delete", "barrier")                                           \
+    " and " SQL_MAY_CALL("", "beyond_horizon(text, text)")                                                                    \
     " and pg_catalog.has_function_privilege('lockstep.timeline_history()', 'execute'))"
 
 /* ---- the agent's own sessions */
