@@ -47,7 +47,7 @@
 
 struct sagas {
     uint32_t epoch;
-    uint64_t now_us, next_ticket, random;
+    uint64_t now_us, unix_ms, next_ticket, random;
     struct saga **buckets;
     size_t bucket_count, count;
     struct saga *order_first, *order_last;
@@ -425,7 +425,7 @@ static void set_known(struct sagas *m, struct saga_step *step, enum saga_known k
     }
     assert(saga_known_transition(step->known, known) != NULL);
     step->known = known;
-    step->settled_us = m->now_us;
+    step->settled_unix_ms = m->unix_ms;
 }
 
 static struct saga_step *pivot_of(struct saga *s) {
@@ -460,8 +460,8 @@ static void send(struct sagas *m, struct saga *s, struct saga_step *step, enum s
     step->op = op;
     step->attempt++;
     step->attempts++;
-    if (step->first_sent_us == 0) {
-        step->first_sent_us = m->now_us;
+    if (step->first_unix_ms == 0) {
+        step->first_unix_ms = m->unix_ms;
     }
     struct saga_effect *effect = emit(m, SAGA_FX_SEND, s);
     effect->step = (uint32_t)(step - s->steps);
@@ -625,6 +625,7 @@ static void go_forward(struct sagas *m, struct saga *s, uint64_t *next_us) {
 static void go_turn(struct sagas *m, struct saga *s, uint64_t *next_us) {
     struct saga_step *pivot = unsettled_pivot(s);
     assert(pivot_of(s) == NULL || !is_done(pivot_of(s)));
+    abandon_forward(m, s); /* what was sent before it got stuck, when the cancel came during the retry's record */
     if (pivot == NULL) {
         log_move(m, s, SAGA_COMPENSATING);
     } else if (pivot->op == SAGA_OP_NONE && is_due(m, pivot, next_us)) {
@@ -745,7 +746,7 @@ static void advance(struct sagas *m, struct saga *s) {
 
 static void on_begin(struct sagas *m, struct saga *s) {
     s->state = SAGA_BEGUN;
-    s->begun_us = m->now_us;
+    s->begun_unix_ms = m->unix_ms;
     s->deadline_us = m->now_us + s->deadline_span_us;
     enter(m, s);
     bool undoable = has_kind(s, SAGA_COMPENSATABLE) || has_kind(s, SAGA_PIVOT);
@@ -785,7 +786,6 @@ static void on_recover(struct sagas *m, const struct saga_event *event) {
     s->state = state;
     s->from = from;
     s->turning = event->recover.turning;
-    s->begun_us = m->now_us;
     s->deadline_us = m->now_us + event->recover.deadline_left_us;
     for (uint32_t i = 0; i < s->step_count; i++) {
         s->steps[i].known = known_after_start(&s->steps[i], state == SAGA_STUCK ? from : state);
@@ -830,7 +830,8 @@ static void attempt_failed(struct sagas *m, struct saga *s, struct saga_step *st
     uint32_t failed = unbegun ? ++step->unbegun : ++step->tries;
     step->due_us = m->now_us + saga_backoff_us(policy, failed, draw(m));
     if (!unbegun || step->unbegun == 1) {
-        struct saga_failure failure = {.step = index, .attempt = event->answer.attempt, .op = op, .at_us = m->now_us};
+        struct saga_failure failure = {
+            .step = index, .attempt = event->answer.attempt, .op = op, .unix_ms = m->unix_ms};
         (void)snprintf(failure.sqlstate, sizeof failure.sqlstate, "%s", sqlstate);
         (void)snprintf(failure.reason, sizeof failure.reason, "%s", reason);
         saga_remember(s, &failure);
@@ -851,7 +852,7 @@ static void business_error(struct sagas *m, struct saga *s, struct saga_step *st
         return;
     }
     struct saga_failure failure = {
-        .step = index, .attempt = event->answer.attempt, .op = SAGA_OP_DO, .at_us = m->now_us};
+        .step = index, .attempt = event->answer.attempt, .op = SAGA_OP_DO, .unix_ms = m->unix_ms};
     const char *reason = event->answer.reason == NULL ? "the step was refused" : event->answer.reason;
     (void)snprintf(failure.sqlstate, sizeof failure.sqlstate, "%s",
                    event->answer.sqlstate == NULL ? "" : event->answer.sqlstate);
@@ -1040,6 +1041,7 @@ static void on_tick(struct sagas *m) {
 void saga_step(struct sagas *m, const struct saga_event *event, struct saga_effects *effects) {
     assert(event->now_us >= m->now_us);
     m->now_us = event->now_us;
+    m->unix_ms = event->unix_ms;
     effects->count = 0;
     m->out = effects;
     bury_ended(m);

@@ -89,13 +89,13 @@ struct saga_step {
     bool skip_do, skip_undo; /* an operator's word: counts as done, as undone */
     /* for display */
     uint32_t attempts;
-    uint64_t first_sent_us, settled_us;
+    uint64_t first_unix_ms, settled_unix_ms;
 };
 
 struct saga_failure {
     uint32_t step, attempt;
     enum saga_op op;
-    uint64_t at_us;
+    uint64_t unix_ms;
     char sqlstate[LS_SQLSTATE_LEN + 1];
     char reason[128];
 };
@@ -114,7 +114,7 @@ struct saga {
     enum saga_error cause_class;
     char sqlstate[LS_SQLSTATE_LEN + 1];
     char reason[SAGA_REASON_MAX + 1]; /* why it turned or got stuck */
-    uint64_t begun_us, deadline_us, deadline_span_us;
+    uint64_t begun_unix_ms, deadline_us, deadline_span_us;
     void *host;                   /* the host's; untouched */
     struct saga_failure *history; /* ring of SAGA_HISTORY_MAX, NULL before the first failure */
     uint32_t failures;
@@ -157,6 +157,7 @@ enum saga_act { SAGA_ACT_RETRY, SAGA_ACT_SKIP, SAGA_ACT_COMPENSATE };
 struct saga_event {
     enum saga_event_kind kind;
     uint64_t now_us;
+    uint64_t unix_ms;  /* for display, never for a decision */
     struct saga *saga; /* BEGIN, RECOVER: taken over */
     uint32_t epoch;    /* ANSWER, CANCEL, OPERATE */
     uint64_t sequence;

@@ -62,7 +62,13 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_DEFAULT_HTTP_IDLE_S 60u    /* limits.http_idle, seconds from accept or last answer to a whole request */
 #define LS_DEFAULT_DEADLINE_MS 30000u /* limits.deadline */
 #define LS_DEADLINE_MS_MIN 10u
-#define LS_DEADLINE_MS_MAX 3600000u      /* a deadline cannot be switched off */
+#define LS_DEADLINE_MS_MAX 3600000u          /* a deadline cannot be switched off */
+#define LS_DEFAULT_SAGA_BODY_MAX (32u << 10) /* limits.saga_body, bytes: a saga's document stands in the log */
+#define LS_SAGA_BODY_CEILING (56u << 10)
+#define LS_DEFAULT_SAGAS_MAX 10000u         /* limits.sagas, open ones, dead letters included */
+#define LS_DEFAULT_SAGA_DEADLINE_MS 600000u /* "deadline" of a saga's document: to the point of no return */
+#define LS_SAGA_DEADLINE_MS_MAX (30u * 86400000u)
+#define LS_SAGA_ATTEMPTS_MAX 1000u
 #define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u /* limits.lock_timeout */
 #define LS_LOCK_TIMEOUT_MS_MIN 1u
 #define LS_LOCK_TIMEOUT_MS_MAX 3600000u /* cannot be switched off either */

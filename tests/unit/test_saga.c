@@ -383,6 +383,22 @@ static void a_cancel_before_the_begin_is_durable_waits_for_it(void **state) {
     durable("ended:compensated");
 }
 
+/* Two branches: one gets stuck while the other is on its way; the cancel comes while the retry's record is. */
+static void a_cancel_during_a_retry_abandons_what_is_on_its_way(void **state) {
+    (void)state;
+    struct saga_step_spec steps[2] = {{.participant = 1}, {.participant = 2}};
+    struct saga_spec spec = {.steps = steps, .step_count = 2, .deadline_us = 1000000};
+    struct saga_event event = {.kind = SAGA_EV_BEGIN, .saga = saga_new(machine, 1, 1, &spec)};
+    hand_in(&event, "log:running");
+    durable("running do:0 do:1");
+    answer(0, SAGA_ANSWER_BROKEN, "log:stuck");
+    durable("stuck alert");
+    operate(SAGA_ACT_RETRY, "log:running");
+    cancel("");
+    durable("running abandon:1 log:compensating");
+    durable("compensating cancel:0 cancel:1");
+}
+
 static void five_classes_have_their_policies(void **state) {
     (void)state;
     for (int i = 0; i < SAGA_ERROR_COUNT; i++) {
@@ -426,6 +442,7 @@ int main(void) {
         T(a_stuck_one_stays_stuck_over_a_start),
         T(who_comes_back_is_asked_at_once),
         T(a_cancel_before_the_begin_is_durable_waits_for_it),
+        T(a_cancel_during_a_retry_abandons_what_is_on_its_way),
         T(five_classes_have_their_policies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
