@@ -274,11 +274,22 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
         break;
     case LOCKSTEP__FRAME__BODY_WELCOME:
         event.kind = AEV_WELCOME;
+        event.welcome.version = frame->welcome->version;
         event.welcome.number = frame->welcome->number;
         event.welcome.coordinator = frame->welcome->coordinator;
         event.welcome.has_chain_at = frame->welcome->has_chain_at;
         event.welcome.chain_at = frame->welcome->chain_at;
         event.welcome.accepted_incarnation = frame->welcome->accepted_incarnation;
+        break;
+    case LOCKSTEP__FRAME__BODY_FORGET:
+        event.kind = AEV_FORGET;
+        event.forget.has_token = frame->forget->has_token;
+        event.forget.token = frame->forget->token;
+        event.forget.sagas = frame->forget->sagas;
+        event.forget.count = (uint32_t)frame->forget->n_sagas;
+        event.forget.has_horizon = frame->forget->has_outcome_epoch;
+        event.forget.epoch = frame->forget->outcome_epoch;
+        event.forget.sequence = frame->forget->outcome_sequence;
         break;
     case LOCKSTEP__FRAME__BODY_PING:
         event.kind = AEV_PING;
@@ -295,7 +306,6 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_READY:
     case LOCKSTEP__FRAME__BODY_KEPT:
-    case LOCKSTEP__FRAME__BODY_FORGET:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
     default:
         peer_close(peer, "a frame that a coordinator does not send", true);
@@ -439,6 +449,8 @@ static void send_vote(struct uplink *uplink, const struct agent_effect *effect)
     vote.has_existing_hash = effect->vote.existing_hash != NULL && effect->vote.existing_hash_length > 0;
     vote.existing_hash.len = effect->vote.existing_hash_length;
     vote.existing_hash.data = (uint8_t *)(uintptr_t)effect->vote.existing_hash;
+    vote.has_barrier = effect->vote.has_barrier;
+    vote.barrier = (Lockstep__BarrierState)effect->vote.barrier;
     frame.body_case = LOCKSTEP__FRAME__BODY_VOTE;
     frame.vote = &vote;
     if (failpoint_hit(FP_agent_before_vote))
@@ -490,6 +502,22 @@ static void send_inquiry(struct uplink *uplink, const struct agent_effect *effec
     frame.inquiry = &inquiry;
     if (failpoint_hit(FP_agent_before_inquiry))
         break_link(uplink);
+    send_frame(uplink, effect, &frame);
+}
+
+static void send_kept(struct uplink *uplink, const struct agent_effect *effect)
+{
+    char *list[LS_KEPT_PAGE_MAX];
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Kept kept = LOCKSTEP__KEPT__INIT;
+    assert(effect->kept.count <= LS_KEPT_PAGE_MAX);
+    for (uint32_t i = 0; i < effect->kept.count; i++)
+        list[i] = text(effect->kept.sagas[i]);
+    kept.token = effect->kept.token;
+    kept.n_sagas = effect->kept.count;
+    kept.sagas = list;
+    frame.body_case = LOCKSTEP__FRAME__BODY_KEPT;
+    frame.kept = &kept;
     send_frame(uplink, effect, &frame);
 }
 
@@ -551,6 +579,9 @@ void uplink_carry_out(struct uplink *uplink, const struct agent_effect *effect)
     case AEF_SEND_INQUIRY:
         send_inquiry(uplink, effect);
         return;
+    case AEF_SEND_KEPT:
+        send_kept(uplink, effect);
+        return;
     case AEF_STOP:
     case AEF_REPORT:
     case AEF_DRAINED:
@@ -561,6 +592,8 @@ void uplink_carry_out(struct uplink *uplink, const struct agent_effect *effect)
     case AEF_DB_IDENTITY:
     case AEF_DB_FENCE:
     case AEF_DB_SCAN:
+    case AEF_DB_KEPT:
+    case AEF_DB_FORGET:
     case AEF_DB_RUN:
     case AEF_DB_COMMIT1:
     case AEF_DB_ROLLBACK:

@@ -85,11 +85,32 @@ static const char functions_sql[] =
     "create or replace function lockstep.schema_version() returns int4 language sql immutable as 'select %s';\n"
     "\n"
     "create or replace function lockstep.beyond_horizon(participant text, gtid text) returns bool\n"
-    "language sql volatile set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "language sql volatile security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
     "  select exists (select from lockstep.horizon h where h.participant = beyond_horizon.participant and h.incarnation = split_part(gtid, '.', 2)\n"
     "    and (split_part(gtid, '.', 3)::int8, split_part(split_part(gtid, '.', 4), '-', 1)::int8) <= (h.epoch, h.sequence))\n"
     "$lockstep$;\n"
     "revoke all on function lockstep.beyond_horizon(text, text) from public;\n"
+    "\n"
+    "create or replace function lockstep.horizon_store(participant text, incarnation text, epoch int8, sequence int8) returns void\n"
+    "language sql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "  insert into lockstep.horizon as h (participant, incarnation, epoch, sequence) values (participant, incarnation, epoch, sequence)\n"
+    "    on conflict on constraint horizon_pkey do update\n"
+    "    set incarnation = excluded.incarnation, epoch = excluded.epoch, sequence = excluded.sequence\n"
+    "    where h.incarnation <> excluded.incarnation or (h.epoch, h.sequence) < (excluded.epoch, excluded.sequence)\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.horizon_store(text, text, int8, int8) from public;\n"
+    "\n"
+    "-- Deletes a batch of what lies at or below the horizon, which must have been committed before. How many were deleted.\n"
+    "create or replace function lockstep.outcome_prune(participant text, rows_max int4) returns int8\n"
+    "language sql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "  with gone as (delete from lockstep.outcome where gtid = any(array(\n"
+    "      select o.gtid from lockstep.horizon h join lockstep.outcome o on o.participant = h.participant\n"
+    "        and split_part(o.gtid, '.', 2) = h.incarnation\n"
+    "        and (split_part(o.gtid, '.', 3)::int8, split_part(split_part(o.gtid, '.', 4), '-', 1)::int8) <= (h.epoch, h.sequence)\n"
+    "      where h.participant = outcome_prune.participant limit rows_max)) returning 1)\n"
+    "  select count(*) from gone\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.outcome_prune(text, int4) from public;\n"
     "\n"
     "create or replace function lockstep.outcome_insert(secret bytea, gtid text, app text, key text, document_hash bytea) returns void\n"
     "language plpgsql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
@@ -142,9 +163,9 @@ static const char functions_sql[] =
 static const char agent_sql[] =
     "\n"
     "grant usage on schema lockstep to %s;\n"
-    "grant select, insert, update, delete on lockstep.fence, lockstep.life, lockstep.outcome, lockstep.horizon to %s;\n"
-    "grant select, delete on lockstep.barrier to %s;\n"
-    "grant execute on function lockstep.beyond_horizon(text, text) to %s;\n"
+    "grant select, insert, update, delete on lockstep.fence, lockstep.life, lockstep.outcome to %s;\n"
+    "grant execute on function lockstep.beyond_horizon(text, text), lockstep.horizon_store(text, text, int8, int8),\n"
+    "  lockstep.outcome_prune(text, int4), lockstep.barrier_kept(text, int4), lockstep.barrier_forget(text[]) to %s;\n"
     "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
     "grant execute on function lockstep.schema_version() to %s;\n"
     "grant execute on function lockstep.timeline_history() to %s;\n";
@@ -213,7 +234,7 @@ enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_role
     fputs(tables_sql, out);
     fprintf(out, functions_sql, PG_SCHEMA_VERSION_TEXT);
     fputs(pg_schema_barrier, out);
-    fprintf(out, agent_sql, agent, agent, agent, agent, agent, agent, agent);
+    fprintf(out, agent_sql, agent, agent, agent, agent, agent, agent);
     for (size_t i = 0; status == LS_OK && i < app_role_count; i++) {
         status = quote_role(app_roles[i], app, err);
         if (status == LS_OK)

@@ -3,8 +3,8 @@
  *
  * Who may do what there:
  *   lockstep (NOLOGIN)   owns schema, tables and functions; nobody logs in as it
- *   the agent's role     reads and writes fence, life, outcome and horizon; prunes barrier; reads the timeline history; is a member of the app
- *                        roles, so that it may end their backends and finish their prepared transactions
+ *   the agent's role     reads and writes fence, life and outcome; prunes outcome and barrier by functions; reads the timeline history; is a
+ *                        member of the app roles, so that it may end their backends and finish their prepared transactions
  *   app roles            may call outcome_insert(), saga_attempt() and saga_keep(), which do nothing without the secret of the agent's present
  *                        life; barrier(), barrier_keep() and barrier_result(), which touch only what services of the same role have made; and
  *                        fence_ahead(), which does nothing unless the agent has logged the session in (a finisher under SET ROLE). No right on any
