@@ -191,6 +191,8 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
     case LOCKSTEP__FRAME__BODY_REFUSE:
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_READY:
+    case LOCKSTEP__FRAME__BODY_KEPT:
+    case LOCKSTEP__FRAME__BODY_FORGET:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "client/cmd.h"
+#include "coordinator/core/saga.h"
 #include "coordinator/dlog/dlog.h"
 #include "coordinator/dlog/kept.h"
 #include "lockstep.pb-c.h"
@@ -27,7 +28,8 @@ static const char usage[] =
     "  dump     every record, oldest first; with -o json one object per line\n"
     "  stat     what the log holds\n\n";
 
-static const char *const type_names[] = {"", "epoch", "commit", "end", "participant", "hazard", "mark", "audit"};
+static const char *const type_names[] = {"",     "epoch", "commit",     "end",        "participant", "hazard",
+                                         "mark", "audit", "saga-begin", "saga-phase", "saga-end"};
 
 static const char *verdict_name(enum dlog_verdict verdict) {
     switch (verdict) {
@@ -139,6 +141,48 @@ static json_t *commit_json(const struct dumping *d, const Lockstep__LogCommit *c
                      branches);
 }
 
+static void saga_name(const struct dumping *d, uint32_t epoch, uint64_t sequence, char *ret_text) {
+    struct ls_gtid gtid = {.epoch = epoch, .sequence = sequence};
+    memcpy(gtid.coordinator, d->report->coordinator, sizeof gtid.coordinator);
+    memcpy(gtid.incarnation, d->report->incarnation, sizeof gtid.incarnation);
+    ls_gtid_format(&gtid, ret_text);
+}
+
+/* The arguments of a document are data: it is named by its size. */
+static json_t *saga_json(const struct dumping *d, const struct dlog_record *r) {
+    json_t *o = NULL;
+    char text[LS_GTID_MAX + 1];
+    if (r->type == DLOG_SAGA_BEGIN) {
+        Lockstep__LogSagaBegin *m = lockstep__log_saga_begin__unpack(NULL, r->length, r->payload);
+        if (m != NULL) {
+            saga_name(d, m->epoch, m->sequence, text);
+            o = json_pack("{s:s,s:s,s:I,s:b,s:I}", "gtid", text, "app", m->app, "document_bytes",
+                          (json_int_t)m->document.len, "key", m->has_key_digest != 0, "begun_unix_ms",
+                          (json_int_t)m->begun_unix_ms);
+            lockstep__log_saga_begin__free_unpacked(m, NULL);
+        }
+    } else if (r->type == DLOG_SAGA_PHASE) {
+        Lockstep__LogSagaPhase *m = lockstep__log_saga_phase__unpack(NULL, r->length, r->payload);
+        if (m != NULL && m->state < SAGA_STATE_COUNT) {
+            saga_name(d, m->epoch, m->sequence, text);
+            o = json_pack("{s:s,s:s,s:I,s:s,s:s,s:I}", "gtid", text, "state",
+                          saga_state_name((enum saga_state)m->state), "failures", (json_int_t)m->n_failures, "sqlstate",
+                          m->sqlstate == NULL ? "" : m->sqlstate, "reason", m->reason == NULL ? "" : m->reason,
+                          "unix_ms", (json_int_t)m->unix_ms);
+        }
+        lockstep__log_saga_phase__free_unpacked(m, NULL);
+    } else {
+        Lockstep__LogSagaEnd *m = lockstep__log_saga_end__unpack(NULL, r->length, r->payload);
+        if (m != NULL && m->state < SAGA_STATE_COUNT) {
+            saga_name(d, m->epoch, m->sequence, text);
+            o = json_pack("{s:s,s:s,s:s,s:I}", "gtid", text, "state", saga_state_name((enum saga_state)m->state),
+                          "reason", m->reason == NULL ? "" : m->reason, "unix_ms", (json_int_t)m->unix_ms);
+        }
+        lockstep__log_saga_end__free_unpacked(m, NULL);
+    }
+    return o;
+}
+
 static json_t *payload_json(const struct dumping *d, const struct dlog_record *r) {
     json_t *o = NULL;
     switch (r->type) {
@@ -203,6 +247,11 @@ static json_t *payload_json(const struct dumping *d, const struct dlog_record *r
         lockstep__log_audit__free_unpacked(m, NULL);
         break;
     }
+    case DLOG_SAGA_BEGIN:
+    case DLOG_SAGA_PHASE:
+    case DLOG_SAGA_END:
+        o = saga_json(d, r);
+        break;
     }
     return o;
 }
@@ -290,7 +339,7 @@ static int dump(const char *dir, const struct dlog_report *report, enum cmd_form
 
 struct counting {
     struct kept *kept;
-    uint64_t records[DLOG_AUDIT + 1], bytes[DLOG_AUDIT + 1], relogged;
+    uint64_t records[DLOG_TYPE_LAST + 1], bytes[DLOG_TYPE_LAST + 1], relogged;
     struct ls_error *err;
 };
 
@@ -311,11 +360,12 @@ static enum ls_status on_count(void *context, const struct dlog_record *record) 
 static void print_stat(const struct dlog_report *report, const struct counting *c) {
     print_report(report);
     (void)printf("\n%-12s %12s %14s\n", "TYPE", "RECORDS", "BYTES");
-    for (int type = DLOG_EPOCH; type <= DLOG_AUDIT; type++) {
+    for (int type = DLOG_EPOCH; type <= DLOG_TYPE_LAST; type++) {
         (void)printf("%-12s %12" PRIu64 " %14" PRIu64 "\n", type_names[type], c->records[type], c->bytes[type]);
     }
     const struct kept *k = c->kept;
     (void)printf("\ndecisions kept  %" PRIu64 ", of them open %zu\n", k->index.entries, k->open.count);
+    (void)printf("sagas kept      %" PRIu64 ", of them open %zu\n", k->saga_begins.entries, k->open_sagas.count);
     (void)printf("copies          %" PRIu64 "\n", c->relogged);
     (void)printf("running time    %" PRIu64 " s\n", k->running_ms / 1000);
     if (k->mark_horizon.epoch != 0) {
@@ -329,7 +379,7 @@ static void print_stat(const struct dlog_report *report, const struct counting *
 static void print_stat_json(const struct dlog_report *report, const struct counting *c) {
     const struct kept *k = c->kept;
     json_t *o = report_json(report), *types = json_object();
-    for (int type = DLOG_EPOCH; type <= DLOG_AUDIT; type++) {
+    for (int type = DLOG_EPOCH; type <= DLOG_TYPE_LAST; type++) {
         (void)json_object_set_new(
             types, type_names[type],
             json_pack("{s:I,s:I}", "records", (json_int_t)c->records[type], "bytes", (json_int_t)c->bytes[type]));
@@ -337,6 +387,8 @@ static void print_stat_json(const struct dlog_report *report, const struct count
     (void)json_object_set_new(o, "types", types);
     (void)json_object_set_new(o, "decisions", u64(k->index.entries));
     (void)json_object_set_new(o, "open_decisions", u64(k->open.count));
+    (void)json_object_set_new(o, "sagas", u64(k->saga_begins.entries));
+    (void)json_object_set_new(o, "open_sagas", u64(k->open_sagas.count));
     (void)json_object_set_new(o, "copies", u64(c->relogged));
     (void)json_object_set_new(o, "running_ms", u64(k->running_ms));
     (void)json_object_set_new(o, "horizon_epoch", u64(k->mark_horizon.epoch));

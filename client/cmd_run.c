@@ -13,10 +13,13 @@
  */
 #define ATTEMPTS_WITHOUT_KEY 5u
 
-static const char usage[] = "usage: lockstep run FILE|- [options]\n\n"
-                            "Runs the transaction that the JSON document FILE describes (- is standard input).\n\n";
+static const char usage[] =
+    "usage: lockstep run FILE|- [options]\n\n"
+    "Runs the transaction or saga that the JSON document FILE describes (- is standard input).\n\n";
 static const char ending[] =
-    "\nExit status: 0 committed, 4 aborted, 5 outcome not known, 7 hazard, 3 unreachable, 1 refused.\n"
+    "\nExit status: 0 committed (a saga: completed, or with --wait decided begun), 4 aborted (compensated), 5 outcome "
+    "not\n"
+    "known (a saga: stuck, or still on its way), 7 hazard, 3 unreachable, 1 refused.\n"
     "With --key the command may be repeated, after exit 5 too: a transaction of that key commits at most once.\n";
 
 /* The whole file; heap, NUL behind it. NULL with errno. */
@@ -87,7 +90,9 @@ static void print_outcome(const struct lockstep_result *result) {
     json_t *body = cmd_body(result), *entry;
     size_t index;
 
-    (void)printf("%s%s  %s\n", lockstep_outcome_text(result->outcome),
+    const char *saga_state =
+        json_object_get(body, "saga") == NULL ? NULL : json_string_value(json_object_get(body, "state"));
+    (void)printf("%s%s  %s\n", saga_state != NULL ? saga_state : lockstep_outcome_text(result->outcome),
                  result->outcome == LOCKSTEP_COMMITTED && !result->applied ? ", not applied everywhere yet" : "",
                  result->gtid);
     if (result->reason[0] != '\0')
@@ -99,6 +104,15 @@ static void print_outcome(const struct lockstep_result *result) {
             print_rows(json_is_integer(step) ? (size_t)json_integer_value(step) : index, rows);
     }
     json_decref(body);
+}
+
+/* A saga that has begun and is on its way. */
+static bool is_saga(const struct lockstep_result *result) {
+    json_t *body = cmd_body(result);
+    bool saga = json_object_get(body, "saga") != NULL && result->outcome == LOCKSTEP_PENDING;
+
+    json_decref(body);
+    return saga;
 }
 
 static int run(const struct cmd_session *session, const char *file, const struct lockstep_run_options *options,
@@ -126,7 +140,7 @@ static int run(const struct cmd_session *session, const char *file, const struct
         else
             print_outcome(&result);
         json_decref(body);
-        exit_status = cmd_exit_of(&result);
+        exit_status = options->wait == LOCKSTEP_WAIT_DECIDED && is_saga(&result) ? LS_EXIT_OK : cmd_exit_of(&result);
         lockstep_result_clear(&result);
     }
     free(document);
@@ -140,7 +154,8 @@ int cmd_run(int argc, char **argv) {
     const char *wait = NULL;
     struct opt opts[CMD_SESSION_OPTS + 2] = {
         {"key", 'k', OPT_TEXT, &options.key, "KEY", "idempotency key: repeat until the outcome is known", 0, 0},
-        {"wait", 'w', OPT_TEXT, &wait, "WHAT", "applied (everywhere; default) or decided (durable)", 0, 0},
+        {"wait", 'w', OPT_TEXT, &wait, "WHAT",
+         "applied (everywhere; default), decided (durable) or end (of a saga; the default)", 0, 0},
     };
     struct opt_operands operands;
     struct ls_error err;
@@ -162,8 +177,8 @@ int cmd_run(int argc, char **argv) {
         return cmd_usage("run", "unknown output format `%s`", session.format);
     if (wait != NULL && strcmp(wait, "decided") == 0)
         options.wait = LOCKSTEP_WAIT_DECIDED;
-    else if (wait != NULL && strcmp(wait, "applied") != 0)
-        return cmd_usage("run", "--wait: `%s` is neither applied nor decided", wait);
+    else if (wait != NULL && strcmp(wait, "applied") != 0 && strcmp(wait, "end") != 0)
+        return cmd_usage("run", "--wait: `%s` is neither applied, decided nor end", wait);
     if (options.key != NULL &&
         (options.key[0] == '\0' || strlen(options.key) > LOCKSTEP_KEY_MAX || strpbrk(options.key, " \t\r\n") != NULL))
         return cmd_usage("run", "--key: `%s` must be 1 to %d printable characters without blanks", options.key,

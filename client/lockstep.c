@@ -23,10 +23,12 @@
 #include <assert.h>
 #include <curl/curl.h>
 #include <errno.h>
+#include <jansson.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +66,7 @@ struct lockstep_call {
     bool body_sent;        /* libcurl took the whole body in this attempt: only then can it have been run */
     bool ambiguous;        /* some attempt may have begun a transaction whose outcome nobody has told us */
     bool follow;           /* ask for result.gtid instead of running again */
+    bool saga;             /* what result.gtid names */
     uint32_t pauses;
     uint64_t start_us; /* WAITING: when the next attempt is due */
     uint64_t deadline_us;
@@ -422,6 +425,11 @@ static void build_url(struct lockstep_call *call, char *url, size_t size, bool *
     uint64_t left_ms = call->deadline_us > now ? (call->deadline_us - now) / 1000u : 0;
     uint64_t wait_ms =
         left_ms > FOLLOW_WAIT_MS_MAX ? FOLLOW_WAIT_MS_MAX : left_ms * 9 / 10; /* leave time for the answer */
+    if (call->saga) {
+        (void)snprintf(url, size, "%s/v1/sagas/%s?timeout=%llums", base, call->result.gtid,
+                       (unsigned long long)wait_ms);
+        return;
+    }
     (void)snprintf(url, size, "%s/v1/tx/%s?for=%s&timeout=%llums", base, call->result.gtid,
                    call->wait == LOCKSTEP_WAIT_DECIDED ? "decided" : "applied", (unsigned long long)wait_ms);
 }
@@ -477,8 +485,9 @@ static void take_answer(struct lockstep_call *call, int http_status) {
 /* 202 of a run: with a key the document itself is the best question, since it is also right after a restart of the
  * coordinator. */
 static void follow_pending(struct lockstep_call *call) {
-    if (call->op != LOCKSTEP_OP_RUN) {
-        call_end(call, LOCKSTEP_OK);
+    if (call->op != LOCKSTEP_OP_RUN || (call->saga && call->wait == LOCKSTEP_WAIT_DECIDED)) {
+        call->ambiguous = false;
+        call_end(call, LOCKSTEP_OK); /* of a saga that it has begun is all that was asked for */
         return;
     }
     call->ambiguous = false; /* the answer is definite: pending, under this gtid */
@@ -508,6 +517,10 @@ static void on_answer(struct lockstep_call *call, int http_status) {
     case LOCKSTEP_TRY_LATER:
         if (before == LOCKSTEP_PENDING) call->ambiguous = true; /* it was under way when last heard of */
         call_again(call, result->status);
+        return;
+    case LOCKSTEP_FOLLOW_SAGA:
+        call->saga = true;
+        follow_pending(call);
         return;
     case LOCKSTEP_FOLLOW:
         follow_pending(call);
@@ -759,6 +772,75 @@ enum lockstep_status lockstep_abort_start(struct lockstep *client, const char *g
     return call_ready(client, call, ret_call);
 }
 
+/* ------------------------------------------------------------------- sagas */
+
+static enum lockstep_status start_path(struct lockstep *client, enum lockstep_op op, uint32_t wait_ms,
+                                       lockstep_done done, void *context, struct lockstep_call **ret_call,
+                                       const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+static enum lockstep_status start_path(struct lockstep *client, enum lockstep_op op, uint32_t wait_ms,
+                                       lockstep_done done, void *context, struct lockstep_call **ret_call,
+                                       const char *fmt, ...) {
+    struct lockstep_call *call;
+    enum lockstep_status status =
+        call_new(client, op, wait_ms > 0 ? wait_ms + client->timeout_ms : 0, done, context, &call);
+    va_list args;
+
+    if (status != LOCKSTEP_OK) return status;
+    va_start(args, fmt);
+    (void)vsnprintf(call->path, sizeof call->path, fmt, args);
+    va_end(args);
+    return call_ready(client, call, ret_call);
+}
+
+enum lockstep_status lockstep_saga_start(struct lockstep *client, const char *saga, uint32_t wait_ms,
+                                         lockstep_done done, void *context, struct lockstep_call **ret_call) {
+    if (!lockstep_gtid_plausible(saga) || wait_ms > LOCKSTEP_SAGA_WAIT_MS_MAX) return LOCKSTEP_INVALID;
+    return start_path(client, LOCKSTEP_OP_GET, wait_ms, done, context, ret_call, "/v1/sagas/%s?timeout=%ums", saga,
+                      wait_ms);
+}
+
+enum lockstep_status lockstep_sagas_start(struct lockstep *client, const char *state, uint32_t limit,
+                                          lockstep_done done, void *context, struct lockstep_call **ret_call) {
+    if ((state != NULL && !lockstep_gtid_plausible(state)) || limit > LOCKSTEP_LIST_MAX) return LOCKSTEP_INVALID;
+    return start_path(client, LOCKSTEP_OP_LIST, 0, done, context, ret_call, "/v1/sagas?limit=%u%s%s",
+                      limit > 0 ? limit : 100, state != NULL ? "&state=" : "", state != NULL ? state : "");
+}
+
+enum lockstep_status lockstep_saga_cancel_start(struct lockstep *client, const char *saga, lockstep_done done,
+                                                void *context, struct lockstep_call **ret_call) {
+    if (!lockstep_gtid_plausible(saga)) return LOCKSTEP_INVALID;
+    return start_path(client, LOCKSTEP_OP_ABORT, 0, done, context, ret_call, "/v1/sagas/%s/cancel", saga);
+}
+
+enum lockstep_status lockstep_dead_letters_start(struct lockstep *client, uint32_t limit, lockstep_done done,
+                                                 void *context, struct lockstep_call **ret_call) {
+    if (limit > LOCKSTEP_LIST_MAX) return LOCKSTEP_INVALID;
+    return start_path(client, LOCKSTEP_OP_LIST, 0, done, context, ret_call, "/v1/dlq?limit=%u",
+                      limit > 0 ? limit : 100);
+}
+
+enum lockstep_status lockstep_dead_letter_start(struct lockstep *client, const char *saga, enum lockstep_act act,
+                                                const char *reason, lockstep_done done, void *context,
+                                                struct lockstep_call **ret_call) {
+    static const char *const words[] = {"retry", "skip", "compensate"};
+    struct lockstep_call *call;
+
+    if (!lockstep_gtid_plausible(saga) || (unsigned)act >= sizeof words / sizeof words[0]) return LOCKSTEP_INVALID;
+    json_t *body = reason != NULL ? json_pack("{s:s}", "reason", reason) : NULL;
+    char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
+    json_decref(body);
+    if (reason != NULL && text == NULL) return LOCKSTEP_INVALID; /* not UTF-8 */
+    enum lockstep_status status = call_new(client, LOCKSTEP_OP_ABORT, 0, done, context, &call);
+    if (status != LOCKSTEP_OK) {
+        free(text);
+        return status;
+    }
+    call->document = text;
+    call->document_length = text != NULL ? strlen(text) : 0;
+    (void)snprintf(call->path, sizeof call->path, "/v1/dlq/%s/%s", saga, words[act]);
+    return call_ready(client, call, ret_call);
+}
+
 /* -------------------------------------------------------------- blocking calls */
 
 struct blocked {
@@ -822,6 +904,44 @@ enum lockstep_status lockstep_abort(struct lockstep *client, const char *gtid, s
     struct blocked blocked = {.result = result};
 
     return block_until_done(client, lockstep_abort_start(client, gtid, on_blocked_done, &blocked, NULL), &blocked);
+}
+
+enum lockstep_status lockstep_saga(struct lockstep *client, const char *saga, uint32_t wait_ms,
+                                   struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(client, lockstep_saga_start(client, saga, wait_ms, on_blocked_done, &blocked, NULL),
+                            &blocked);
+}
+
+enum lockstep_status lockstep_sagas(struct lockstep *client, const char *state, uint32_t limit,
+                                    struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(client, lockstep_sagas_start(client, state, limit, on_blocked_done, &blocked, NULL),
+                            &blocked);
+}
+
+enum lockstep_status lockstep_saga_cancel(struct lockstep *client, const char *saga, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(client, lockstep_saga_cancel_start(client, saga, on_blocked_done, &blocked, NULL),
+                            &blocked);
+}
+
+enum lockstep_status lockstep_dead_letters(struct lockstep *client, uint32_t limit, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(client, lockstep_dead_letters_start(client, limit, on_blocked_done, &blocked, NULL),
+                            &blocked);
+}
+
+enum lockstep_status lockstep_dead_letter(struct lockstep *client, const char *saga, enum lockstep_act act,
+                                          const char *reason, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(
+        client, lockstep_dead_letter_start(client, saga, act, reason, on_blocked_done, &blocked, NULL), &blocked);
 }
 
 /* ------------------------------------------------------------- open and close */

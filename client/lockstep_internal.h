@@ -30,10 +30,11 @@ enum lockstep_op { LOCKSTEP_OP_RUN, LOCKSTEP_OP_GET, LOCKSTEP_OP_LIST, LOCKSTEP_
 
 /* What an HTTP answer means for the call that waits for it. */
 enum lockstep_judgement {
-    LOCKSTEP_SETTLED,   /* result->status is final */
-    LOCKSTEP_TRY_LATER, /* nothing was begun; result->status says what to report if there is no other try */
-    LOCKSTEP_FOLLOW,    /* not known yet: result->gtid */
-    LOCKSTEP_AMBIGUOUS  /* a run may have begun, and this answer does not tell its outcome */
+    LOCKSTEP_SETTLED,     /* result->status is final */
+    LOCKSTEP_TRY_LATER,   /* nothing was begun; result->status says what to report if there is no other try */
+    LOCKSTEP_FOLLOW,      /* not known yet: result->gtid */
+    LOCKSTEP_FOLLOW_SAGA, /* the same, and it is a saga */
+    LOCKSTEP_AMBIGUOUS    /* a run may have begun, and this answer does not tell its outcome */
 };
 /* Reads an answer into status, outcome, applied, gtid, sqlstate, participant, reason of *result; leaves the rest alone.
  * Pure. */

@@ -146,7 +146,15 @@ static enum lockstep_outcome read_outcome(const json_t *object) {
     } words[] = {{"committed", LOCKSTEP_COMMITTED},
                  {"aborted", LOCKSTEP_ABORTED},
                  {"pending", LOCKSTEP_PENDING},
-                 {"hazard", LOCKSTEP_HAZARD}};
+                 {"hazard", LOCKSTEP_HAZARD},
+                 /* sagas */
+                 {"completed", LOCKSTEP_COMMITTED},
+                 {"compensated", LOCKSTEP_ABORTED},
+                 {"begun", LOCKSTEP_PENDING},
+                 {"running", LOCKSTEP_PENDING},
+                 {"passed", LOCKSTEP_PENDING},
+                 {"compensating", LOCKSTEP_PENDING},
+                 {"stuck", LOCKSTEP_PENDING}};
     const char *state = json_string_value(json_object_get(object, "state"));
 
     for (size_t i = 0; state != NULL && i < sizeof words / sizeof words[0]; i++)
@@ -216,6 +224,9 @@ enum lockstep_judgement lockstep_answer_read(enum lockstep_op op, int http_statu
     result->applied = json_is_true(json_object_get(root, "applied"));
     result->sqlstate[0] = result->participant[0] = result->reason[0] = '\0';
     copy_text(root, "gtid", result->gtid, sizeof result->gtid);
+    copy_text(root, "saga", result->gtid, sizeof result->gtid);
+    const char *state = json_string_value(json_object_get(root, "state"));
+    result->applied = result->applied || (state != NULL && strcmp(state, "completed") == 0);
     copy_text(details, "sqlstate", result->sqlstate, sizeof result->sqlstate);
     copy_text(details, "participant", result->participant, sizeof result->participant);
     copy_text(details, "reason", result->reason, sizeof result->reason);
@@ -223,6 +234,9 @@ enum lockstep_judgement lockstep_answer_read(enum lockstep_op op, int http_statu
     if (result->reason[0] == '\0') copy_message(details, result->reason, sizeof result->reason);
 
     enum lockstep_judgement judgement = judge(op, http_status, root, result);
+    if (judgement == LOCKSTEP_FOLLOW && json_object_get(root, "saga") != NULL)
+        judgement =
+            strcmp(state, "stuck") == 0 ? LOCKSTEP_SETTLED : LOCKSTEP_FOLLOW_SAGA; /* stuck: an operator's to say */
     if (judgement == LOCKSTEP_AMBIGUOUS) result->status = LOCKSTEP_UNKNOWN;
     if (result->reason[0] == '\0' && result->status != LOCKSTEP_OK)
         (void)snprintf(result->reason, sizeof result->reason, "the answer was HTTP %d", http_status);

@@ -14,6 +14,8 @@ static const struct verb {
 } verbs[] = {
     {"run", "run a transaction described by a JSON document", cmd_run},
     {"tx", "list, show, wait for or abort transactions", cmd_tx},
+    {"saga", "list, show or cancel sagas", cmd_saga},
+    {"dlq", "stuck sagas: list, show, retry, skip, compensate", cmd_dlq},
     {"participants",
      "list the databases, or accept a coordinator whose log was lost",
      cmd_participants},

@@ -99,8 +99,12 @@ static enum ls_status check_types(const ProtobufCMessage *message, struct ls_err
                 void *const *items = *(void *const *const *)member;
                 for (size_t j = 0; j < count && status == LS_OK; j++)
                     status = check_value(field, &items[j], type->short_name, err);
+            } else if (field->type == PROTOBUF_C_TYPE_STRING) {
+                char *const *items = *(char *const *const *)member;
+                for (size_t j = 0; j < count && status == LS_OK; j++)
+                    status = check_value(field, &items[j], type->short_name, err);
             } else {
-                assert(count == 0 && "the schema repeats messages only");
+                assert(count == 0 && "the schema repeats messages and strings only");
             }
         } else if (field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) {
             uint32_t chosen;
@@ -202,6 +206,21 @@ static enum ls_status check_welcome(const Lockstep__Welcome *welcome, struct ls_
     return LS_OK;
 }
 
+/* One attempt is one message: what decides its race, the barrier row, is written in the transaction it begins. */
+static enum ls_status check_saga(const Lockstep__Work *work, struct ls_error *err) {
+    const Lockstep__SagaStep *saga = work->saga;
+    if (!saga) return LS_OK;
+    CHECK("SagaStep", "saga", wrong_gtid(saga->saga));
+    CHECK("SagaStep", "step", ls_name_valid(saga->step, LS_STEP_MAX) ? NULL : "is no step name");
+    CHECK("SagaStep", "result_max", saga->result_max > LS_STEP_RESULT_MAX ? "is out of range" : NULL);
+    CHECK("Work", "saga",
+          work->one_phase && work->part == 0 && work->last ? NULL : "is not one attempt in one message");
+    CHECK("Work", "saga", work->key ? "comes with an Idempotency-Key" : NULL);
+    CHECK("Work", "statements",
+          saga->op == LOCKSTEP__SAGA_OP__SAGA_CANCEL && work->n_statements > 0 ? "come with SAGA_CANCEL" : NULL);
+    return LS_OK;
+}
+
 static enum ls_status check_work(const Lockstep__Work *work, struct ls_error *err) {
     CHECK("Work", "gtid", wrong_gtid(work->gtid));
     CHECK("Work", "app", wrong_app(work->app));
@@ -212,7 +231,7 @@ static enum ls_status check_work(const Lockstep__Work *work, struct ls_error *er
               ? "is out of range"
               : NULL);
     CHECK("Work", "deadline_ms", work->deadline_ms > LS_DEADLINE_MS_MAX ? "is out of range" : NULL);
-    return LS_OK;
+    return check_saga(work, err);
 }
 
 static enum ls_status check_vote(const Lockstep__Vote *vote, struct ls_error *err) {
@@ -278,6 +297,19 @@ static enum ls_status check_prove(const Lockstep__Prove *prove, struct ls_error 
     return LS_OK;
 }
 
+static enum ls_status check_sagas(const char *message, char *const *sagas, size_t count, struct ls_error *err) {
+    for (size_t i = 0; i < count; i++) CHECK(message, "sagas", wrong_gtid(sagas[i]));
+    return LS_OK;
+}
+
+static enum ls_status check_forget(const Lockstep__Forget *forget, struct ls_error *err) {
+    CHECK("Forget", "outcome_sequence",
+          forget->has_outcome_epoch != forget->has_outcome_sequence ? "comes without its other half" : NULL);
+    CHECK("Forget", "outcome_epoch", forget->has_outcome_epoch && forget->outcome_epoch == 0 ? "is 0" : NULL);
+    CHECK("Forget", "outcome_sequence", forget->outcome_sequence > LS_SEQUENCE_MAX ? "is out of range" : NULL);
+    return check_sagas("Forget", forget->sagas, forget->n_sagas, err);
+}
+
 static enum ls_status check_body(const Lockstep__Frame *frame, struct ls_error *err) {
     switch (frame->body_case) {
     case LOCKSTEP__FRAME__BODY_HELLO:
@@ -304,6 +336,10 @@ static enum ls_status check_body(const Lockstep__Frame *frame, struct ls_error *
         return check_prove(frame->prove, err);
     case LOCKSTEP__FRAME__BODY_REFUSE:
         return check_fence(frame->refuse->remembered, err);
+    case LOCKSTEP__FRAME__BODY_KEPT:
+        return check_sagas("Kept", frame->kept->sagas, frame->kept->n_sagas, err);
+    case LOCKSTEP__FRAME__BODY_FORGET:
+        return check_forget(frame->forget, err);
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:
     case LOCKSTEP__FRAME__BODY_CREDIT:

@@ -25,6 +25,7 @@
 #include "coordinator/host.h"
 #include "coordinator/reprove.h"
 #include "coordinator/run.h"
+#include "coordinator/saga_host.h"
 #include "coordinator/stats.h"
 
 #define PROVE_BATCH 64u            /* items of one Prove */
@@ -266,34 +267,21 @@ static enum ls_status fill_value(struct scratch *scratch, struct run *run, const
     return LS_ERR_BUG;
 }
 
-/* The statements of one Work, in the scratch memory. */
-static enum ls_status fill_statements(struct scratch *scratch, struct run *run, const uint16_t *steps, uint32_t count,
-                                      struct ls_error *err) {
-    const struct document *document = run->document;
-    size_t values = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        values += document->steps[steps[i]].arg_count;
-    }
-    if (!reserve_statements(scratch, count) || !reserve_values(scratch, values)) {
-        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
-    }
-    size_t next = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct document_step *step = &document->steps[steps[i]];
-        Lockstep__Statement *statement = scratch->statement_list[i] = &scratch->statements[i];
-        lockstep__statement__init(statement);
-        statement->step = steps[i];
-        statement->sql = (char *)(uintptr_t)step->sql;
-        statement->has_expect_rows = step->has_expect_rows;
-        statement->expect_rows = step->expect_rows;
-        statement->n_args = step->arg_count;
-        statement->args = &scratch->value_list[next];
-        for (uint32_t a = 0; a < step->arg_count; a++, next++) {
-            scratch->value_list[next] = &scratch->values[next];
-            enum ls_status status = fill_value(scratch, run, &step->args[a], &scratch->values[next], err);
-            if (status != LS_OK) {
-                return status;
-            }
+static enum ls_status fill_statement(struct scratch *scratch, struct run *run, const struct document_step *step,
+                                     uint32_t index, size_t at, size_t *next, struct ls_error *err) {
+    Lockstep__Statement *statement = scratch->statement_list[at] = &scratch->statements[at];
+    lockstep__statement__init(statement);
+    statement->step = index;
+    statement->sql = (char *)(uintptr_t)step->sql;
+    statement->has_expect_rows = step->has_expect_rows;
+    statement->expect_rows = step->expect_rows;
+    statement->n_args = step->arg_count;
+    statement->args = &scratch->value_list[*next];
+    for (uint32_t a = 0; a < step->arg_count; a++, (*next)++) {
+        scratch->value_list[*next] = &scratch->values[*next];
+        enum ls_status status = fill_value(scratch, run, &step->args[a], &scratch->values[*next], err);
+        if (status != LS_OK) {
+            return status;
         }
     }
     return LS_OK;
@@ -310,6 +298,54 @@ static Lockstep__Isolation isolation_of(enum document_isolation isolation) {
     }
     assert(!"isolation");
     return LOCKSTEP__ISOLATION__SERIALIZABLE;
+}
+
+/* The one statement of an attempt at a saga's step; a cancel has none. */
+static enum ls_status fill_attempt(struct scratch *scratch, const struct run_attempt *attempt, Lockstep__Work *work,
+                                   Lockstep__SagaStep *saga, struct ls_error *err) {
+    struct saga_run *of = attempt->saga;
+    const struct document *document = of->run->document;
+    const struct document_step *action = saga_host_action(attempt);
+    size_t next = 0;
+    saga->saga = of->gtid;
+    saga->step = (char *)(uintptr_t)saga_host_step_name(attempt);
+    saga->op = attempt->op == SAGA_OP_DO     ? LOCKSTEP__SAGA_OP__SAGA_DO
+               : attempt->op == SAGA_OP_UNDO ? LOCKSTEP__SAGA_OP__SAGA_UNDO
+                                             : LOCKSTEP__SAGA_OP__SAGA_CANCEL;
+    work->saga = saga;
+    work->has_isolation = document->isolation != DOCUMENT_READ_COMMITTED;
+    work->isolation = isolation_of(document->isolation);
+    work->lock_timeout_ms = (uint32_t)document->lock_timeout_ms;
+    if (attempt->op == SAGA_OP_CANCEL) {
+        return LS_OK;
+    }
+    if (!reserve_statements(scratch, 1) || !reserve_values(scratch, action->arg_count)) {
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    }
+    work->n_statements = 1;
+    work->statements = scratch->statement_list;
+    return fill_statement(scratch, of->run, action, attempt->step, 0, &next, err);
+}
+
+/* The statements of one Work, in the scratch memory. */
+static enum ls_status fill_statements(struct scratch *scratch, struct run *run, const uint16_t *steps, uint32_t count,
+                                      struct ls_error *err) {
+    const struct document *document = run->document;
+    size_t values = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        values += document->steps[steps[i]].arg_count;
+    }
+    if (!reserve_statements(scratch, count) || !reserve_values(scratch, values)) {
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    }
+    size_t next = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        enum ls_status status = fill_statement(scratch, run, &document->steps[steps[i]], steps[i], i, &next, err);
+        if (status != LS_OK) {
+            return status;
+        }
+    }
+    return LS_OK;
 }
 
 static uint32_t remaining(uint64_t limit, uint64_t used) {
@@ -333,20 +369,25 @@ void agents_send_work(struct agents *agents, const struct engine_effect *effect)
     struct run *run = txn->document;
     const struct document *document = run->document;
     struct ls_error err;
-    enum ls_status status = fill_statements(&agents->scratch, run, effect->work.steps, effect->work.step_count, &err);
+    Lockstep__Work work = LOCKSTEP__WORK__INIT;
+    Lockstep__SagaStep saga = LOCKSTEP__SAGA_STEP__INIT;
+    enum ls_status status = run->attempt != NULL ? fill_attempt(&agents->scratch, run->attempt, &work, &saga, &err)
+                                                 : fill_statements(&agents->scratch, run, effect->work.steps,
+                                                                   effect->work.step_count, &err);
     if (status == LS_OK) {
-        Lockstep__Work work = LOCKSTEP__WORK__INIT;
         work.gtid = (char *)(uintptr_t)txn->gtid;
         work.part = effect->work.part;
         work.last = effect->work.last;
         work.has_one_phase = work.one_phase = txn->one_participant;
         work.app = (char *)(uintptr_t)apps_identity(host->apps, run->app);
-        work.has_isolation = document->isolation != DOCUMENT_READ_COMMITTED;
-        work.isolation = isolation_of(document->isolation);
-        work.lock_timeout_ms = (uint32_t)document->lock_timeout_ms;
         work.deadline_ms = deadline_left_ms(txn);
-        work.n_statements = effect->work.step_count;
-        work.statements = agents->scratch.statement_list;
+        if (run->attempt == NULL) {
+            work.has_isolation = document->isolation != DOCUMENT_READ_COMMITTED;
+            work.isolation = isolation_of(document->isolation);
+            work.lock_timeout_ms = (uint32_t)document->lock_timeout_ms;
+            work.n_statements = effect->work.step_count;
+            work.statements = agents->scratch.statement_list;
+        }
         if (txn->one_participant && run->key != NULL) {
             work.key = run->key;
             work.has_document_hash = true;
@@ -760,6 +801,10 @@ static void take_results(struct link *link, const struct txn *txn, const Lockste
     struct host *host = link->agents->host;
     struct run *run = txn->document;
     struct ls_error err;
+    if (run != NULL && run->attempt != NULL) {
+        run_take_attempt(run->attempt, vote);
+        return;
+    }
     if (run == NULL || run_take_results(run, vote, link->participant->number, host->conf.result_rows_max,
                                         host->conf.result_bytes_max, &err) == LS_OK) {
         return;
@@ -773,7 +818,8 @@ static void note_existing(struct link *link, const struct txn *txn, const Lockst
                           struct engine_event *event) {
     struct run *run = txn->document;
     struct ls_gtid existing;
-    if (run == NULL || vote->existing_gtid == NULL || ls_gtid_parse(vote->existing_gtid, &existing) != LS_OK) {
+    if (run == NULL || run->attempt != NULL || vote->existing_gtid == NULL ||
+        ls_gtid_parse(vote->existing_gtid, &existing) != LS_OK) {
         return;
     }
     (void)snprintf(run->existing_gtid, sizeof run->existing_gtid, "%s", vote->existing_gtid);
@@ -927,6 +973,51 @@ static void on_inquiry(struct link *link, const Lockstep__Inquiry *inquiry) {
     free(list);
 }
 
+/* ---------------------------------------------------------------- sagas */
+
+bool agents_knows_sagas(const struct agents *agents, uint32_t participant) {
+    const struct link *link = agents->by_number[participant];
+    return link != NULL && link->state == LINK_UP && link->hello->version >= LS_PROTOCOL_VERSION_SAGA;
+}
+
+void agents_send_forget(struct agents *agents, uint32_t participant, const char *saga) {
+    if (!agents_knows_sagas(agents, participant)) {
+        return;
+    }
+    char *list[1] = {(char *)(uintptr_t)saga};
+    Lockstep__Forget forget = LOCKSTEP__FORGET__INIT;
+    forget.n_sagas = 1;
+    forget.sagas = list;
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_FORGET;
+    frame.forget = &forget;
+    (void)send_frame(agents->by_number[participant], &frame); /* lost: the agent asks */
+}
+
+/* Which of the sagas that a database keeps may it forget? */
+static void on_kept(struct link *link, const Lockstep__Kept *kept) {
+    char **list = calloc(kept->n_sagas + 1, sizeof(char *));
+    if (list == NULL) {
+        return; /* it asks again */
+    }
+    Lockstep__Forget forget = LOCKSTEP__FORGET__INIT;
+    forget.has_token = true;
+    forget.token = kept->token;
+    forget.sagas = list;
+    for (size_t i = 0; i < kept->n_sagas; i++) {
+        struct ls_gtid gtid;
+        if (parse_ours(link, kept->sagas[i], &gtid) && gtid.participant == 0 &&
+            saga_host_forgotten(link->agents->host->sagas, &gtid)) {
+            list[forget.n_sagas++] = kept->sagas[i];
+        }
+    }
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_FORGET;
+    frame.forget = &forget;
+    (void)send_frame(link, &frame);
+    free(list);
+}
+
 /* --------------------------------------------------------------- frames */
 
 static void on_ready(struct link *link) {
@@ -935,6 +1026,7 @@ static void on_ready(struct link *link) {
     event.agent.link = link->id;
     host_step(link->agents->host, &event);
     diag(DIAG_INFO, "agent ready", "participant", link->participant->name, NULL);
+    saga_host_up(link->agents->host->sagas, link->participant->number);
     begin_proving(link);
 }
 
@@ -978,6 +1070,9 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
     case LOCKSTEP__FRAME__BODY_REFUSE:
         on_refuse(link, frame->refuse);
         return;
+    case LOCKSTEP__FRAME__BODY_KEPT:
+        on_kept(link, frame->kept);
+        return;
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:
         return;
@@ -990,6 +1085,7 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
     case LOCKSTEP__FRAME__BODY_SETTLE:
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_PROVE:
+    case LOCKSTEP__FRAME__BODY_FORGET:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }

@@ -33,6 +33,10 @@ void agents_log_durable(struct agents *agents, uint64_t position);
 void agents_send_work(struct agents *agents, const struct engine_effect *effect);
 void agents_send_decide(struct agents *agents, const struct engine_effect *effect);
 void agents_send_settle(struct agents *agents, const struct engine_effect *effect);
+/* Is there a link, of an agent that knows sagas? */
+bool agents_knows_sagas(const struct agents *agents, uint32_t participant);
+/* The saga has ended: its barrier rows may go. Who is not there asks later. */
+void agents_send_forget(struct agents *agents, uint32_t participant, const char *saga);
 void agents_on_verdict(struct agents *agents, const struct engine_effect *effect);
 
 #endif

@@ -59,6 +59,12 @@ const struct conf_key coordinator_conf_keys[] = {
     {"limits.keys", CONF_U32, AT(keys_max), "1000000", false, 1, 100000000,
      "Idempotency-Keys remembered; more are 429 until the window moves"},
     {"limits.finished", CONF_U32, AT(finished_max), "65536", false, 1, 10000000, "outcomes remembered in memory"},
+    {"limits.sagas", CONF_U32, AT(sagas_max), "10000", false, 1, 1000000,
+     "sagas open at once, dead letters included; more are 429 (reload)"},
+    {"limits.saga_body", CONF_BYTES, AT(saga_body_max), "32KiB", false, 1024, LS_SAGA_BODY_CEILING,
+     "largest document of a saga: it stands in the log as a whole (reload)"},
+    {"limits.saga_deadline", CONF_MS, AT(saga_deadline_ms), "10min", false, LS_DEADLINE_MS_MIN, LS_SAGA_DEADLINE_MS_MAX,
+     "time a saga that names none has up to its point of no return (reload)"},
     {"limits.presume_wait", CONF_MS, AT(presume_wait_ms), "10s", false, 0, LS_DEADLINE_MS_MAX,
      "after a start, before abort is presumed without every participant having joined"},
     {"limits.resend", CONF_MS, AT(resend_ms), "5s", false, 10, LS_DEADLINE_MS_MAX,
@@ -195,6 +201,9 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
     conf->http_idle_ms = next->http_idle_ms;
     conf->connections_max = next->connections_max;
     conf->drain_ms = next->drain_ms;
+    conf->sagas_max = next->sagas_max;
+    conf->saga_body_max = next->saga_body_max;
+    conf->saga_deadline_ms = next->saga_deadline_ms;
     const struct {
         const char *key;
         bool same;

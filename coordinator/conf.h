@@ -32,6 +32,8 @@ struct coordinator_conf {
     uint64_t apply_wait_ms;    /* (r) */
     uint64_t http_idle_ms;     /* (r) */
     uint32_t connections_max;  /* (r) */
+    uint32_t sagas_max;
+    uint64_t saga_body_max, saga_deadline_ms;
     uint32_t waiting_max, in_flight_max, keys_max, finished_max;
     uint64_t resend_ms, presume_wait_ms;
     uint64_t segment_bytes, log_bytes_max, retention_ms;

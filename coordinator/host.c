@@ -21,6 +21,7 @@
 #include "coordinator/core/recover.h"
 #include "coordinator/dlog/writer.h"
 #include "coordinator/run.h"
+#include "coordinator/saga_host.h"
 #include "coordinator/stats.h"
 
 #define HOUSEKEEPING_MS                                                          \
@@ -188,6 +189,7 @@ static void on_log_durable(evutil_socket_t fd, short what, void *context) {
         host->ticket_count--;
     }
     agents_log_durable(host->agents, host->fence.position);
+    saga_host_durable(host->sagas, host->fence.position);
     if (some) {
         struct engine_event event = {.kind = EV_LOG_DURABLE};
         event.log_durable.ticket = ticket;
@@ -206,6 +208,7 @@ static void report(const struct engine_effect *effect) {
 }
 
 static void on_outcome(struct host *host, const struct txn *txn) {
+    (void)saga_host_on_outcome(host->sagas, txn); /* an attempt may have somebody who asks for it, too */
     if (txn->outcome == OUTCOME_COMMITTED || txn->outcome == OUTCOME_ABORTED) {
         stats_phase(STATS_TOTAL, daemon_now_us() - txn->begun_us);
     }
@@ -231,7 +234,11 @@ static void carry_out(struct host *host, const struct engine_effect *effect) {
     case EF_ACCEPTED:
         /* Crash: nothing has happened anywhere. */
         (void)failpoint_hit(FP_coord_run_accepted);
-        api_on_accepted(host->api, effect);
+        if (saga_host_owns(host->sagas, effect->ref)) {
+            saga_host_on_accepted(host->sagas, effect);
+        } else {
+            api_on_accepted(host->api, effect);
+        }
         return;
     case EF_JOINED:
         /* Crash: the key is in its transaction's decision record, or in its outcome row, or nothing was decided. */
@@ -239,7 +246,11 @@ static void carry_out(struct host *host, const struct engine_effect *effect) {
         api_on_joined(host->api, effect);
         return;
     case EF_REFUSED:
-        api_on_refused(host->api, effect);
+        if (saga_host_owns(host->sagas, effect->ref)) {
+            saga_host_on_refused(host->sagas, effect);
+        } else {
+            api_on_refused(host->api, effect);
+        }
         return;
     case EF_SEND_WORK:
         agents_send_work(host->agents, effect);
@@ -464,6 +475,7 @@ static void check_drained(struct host *host) {
 }
 
 static void end_turn(struct host *host) {
+    saga_host_turn(host->sagas);
     if (host->kick) {
         host->kick = false;
         dlog_writer_kick(host->writer);
@@ -536,13 +548,17 @@ static void on_reload(void *context) {
 
 struct replay {
     struct recovery *recovery;
+    struct saga_fold *sagas;
     struct ls_error *err;
 };
 
 static enum ls_status on_replay(void *context, const struct dlog_record *record) {
     struct replay *replay = context;
-    return recovery_record(replay->recovery, record->type, record->position, record->payload, record->length,
-                           replay->err);
+    enum ls_status status = saga_fold_record(replay->sagas, record->type, record->position, record->payload,
+                                             record->length, replay->err);
+    return status != LS_OK ? status
+                           : recovery_record(replay->recovery, record->type, record->position, record->payload,
+                                             record->length, replay->err);
 }
 
 static uint32_t app_number(void *context, const char *app) {
@@ -591,7 +607,8 @@ static enum ls_status start_engine(struct host *host, const struct recovery *rec
     return LS_OK;
 }
 
-static enum ls_status open_log(struct host *host, struct recovery *recovery, struct ls_error *err) {
+static enum ls_status open_log(struct host *host, struct recovery *recovery, struct saga_fold *sagas,
+                               struct ls_error *err) {
     char incarnation[LS_INCARNATION_LEN + 1];
     random_hex(LS_INCARNATION_LEN, incarnation); /* used only if the log is new */
     struct dlog_options options = {
@@ -604,7 +621,7 @@ static enum ls_status open_log(struct host *host, struct recovery *recovery, str
         .spares = host->conf.spares,
         .io = dlog_io_posix(),
     };
-    struct replay replay = {.recovery = recovery, .err = err};
+    struct replay replay = {.recovery = recovery, .sagas = sagas, .err = err};
     uint64_t began_us = daemon_now_us();
     enum ls_status status = dlog_open(&options, on_replay, &replay, &host->log, err);
     if (status != LS_OK) {
@@ -631,18 +648,31 @@ static enum ls_status open_log(struct host *host, struct recovery *recovery, str
     return LS_OK;
 }
 
+static enum ls_status recover_sagas(struct host *host, const struct saga_fold *fold, struct ls_error *err) {
+    host->sagas = saga_host_new(host);
+    return host->sagas == NULL ? ls_fail(err, LS_ERR_NOMEM, "out of memory")
+                               : saga_host_recover(host->sagas, fold, err);
+}
+
 static enum ls_status recover(struct host *host, struct ls_error *err) {
     struct recovery *recovery = recovery_new();
-    if (recovery == NULL) {
+    struct saga_fold *sagas = saga_fold_new();
+    if (recovery == NULL || sagas == NULL) {
+        recovery_free(recovery);
+        saga_fold_free(sagas);
         return ls_fail(err, LS_ERR_NOMEM, "out of memory");
     }
-    enum ls_status status = open_log(host, recovery, err);
+    enum ls_status status = open_log(host, recovery, sagas, err);
     if (status == LS_OK) {
         status = fill_registry(host, recovery, err);
     }
     if (status == LS_OK) {
         status = start_engine(host, recovery, err);
     }
+    if (status == LS_OK) {
+        status = recover_sagas(host, sagas, err);
+    }
+    saga_fold_free(sagas);
     recovery_free(recovery);
     return status;
 }
@@ -801,6 +831,7 @@ void host_free(struct host *host) {
             run_drop(txn->document);
         }
     }
+    saga_host_free(host->sagas);
     if (host->engine != NULL) {
         engine_free(host->engine);
     }

@@ -29,6 +29,7 @@
 struct agents;
 struct api;
 struct dlog_writer;
+struct saga_host;
 
 /* A log effect that is not durable yet; durable in the order of appending. */
 struct host_ticket {
@@ -57,6 +58,7 @@ struct host {
     struct engine_effects effects;
     struct agents *agents;
     struct api *api;
+    struct saga_host *sagas;
 
     char incarnation[LS_INCARNATION_LEN + 1];
     uint32_t epoch;

@@ -1,5 +1,6 @@
 /* run.c: see run.h. */
 #include "coordinator/run.h"
+#include "coordinator/saga_host.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -42,9 +43,27 @@ void run_drop(struct run *run) {
         }
         free(run->results);
     }
+    if (run->attempt != NULL) {
+        saga_host_attempt_free(run->attempt);
+    }
     document_free(run->document);
     free(run->key);
     free(run);
+}
+
+void run_take_attempt(struct run_attempt *attempt, const Lockstep__Vote *vote) {
+    struct run_result *result = &attempt->result;
+    if (vote->has_barrier) {
+        attempt->has_barrier = true;
+        attempt->barrier = vote->barrier;
+    }
+    if (vote->n_results == 0 || result->there) {
+        return;
+    }
+    const Lockstep__StepResult *from = vote->results[0];
+    result->rows_json = from->rows_json == NULL ? NULL : strdup(from->rows_json);
+    result->affected = from->rows_affected;
+    result->there = from->rows_json == NULL || result->rows_json != NULL; /* without memory: asked again when needed */
 }
 
 static bool is_step_of(const struct document *document, uint32_t step, uint32_t participant) {

@@ -19,8 +19,25 @@ struct run_result {
     bool there;
 };
 
+struct saga_run;
+
+/* One attempt at a step of a saga (coordinator/saga_host.h): its run has no document of its own. */
+struct run_attempt {
+    struct run_attempt *next; /* same bucket of the table by name */
+    struct run *run;
+    struct saga_run *saga;
+    uint32_t step, number;
+    enum saga_op op;
+    uint32_t epoch; /* of its transaction */
+    uint64_t sequence;
+    bool has_barrier;
+    Lockstep__BarrierState barrier; /* as its vote said */
+    struct run_result result;
+};
+
 struct run {
     unsigned references;
+    struct run_attempt *attempt; /* NULL: a transaction */
     struct document *document;
     char *key; /* Idempotency-Key or NULL */
     uint8_t key_digest[16], document_digest[16];
@@ -37,6 +54,8 @@ struct run *run_new(struct document *document, const char *key, uint32_t app);
 void run_hold(struct run *run);
 void run_drop(struct run *run);
 
+/* Keeps what the vote of an attempt says: the barrier's state, and the step's result. */
+void run_take_attempt(struct run_attempt *attempt, const Lockstep__Vote *vote);
 /* Keeps what the vote of a participant (its registry number) says its statements returned. LS_ERR_TOO_LARGE: more than
  * the transaction may return (err says what); LS_ERR_PROTOCOL: a result for a step that is not the participant's, or a
  * second one; LS_ERR_NOMEM. */

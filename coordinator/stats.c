@@ -13,6 +13,7 @@ static struct metric *phases[STATS_PHASE_COUNT];
 static struct metric *messages[2][BODY_KINDS];
 static struct metric *http[HTTP_CODES];
 static struct metric *marks;
+static struct metric *saga_states[SAGA_STATE_COUNT], *saga_oldest, *saga_seconds;
 
 /* A counter that somebody else counts: what was added so far. */
 struct followed {
@@ -20,6 +21,8 @@ struct followed {
     uint64_t seen;
 };
 static struct followed begun, committed, aborted, hazards, read_only, one_participant, refused, strangers;
+static struct followed sagas_begun, sagas_completed, sagas_compensated, sagas_stuck, saga_alerts, saga_attempts,
+    saga_retries;
 static struct followed log_writes, log_syncs, log_idle_syncs, log_batches, log_bytes;
 static struct metric *in_flight, *in_doubt, *waiting, *keys, *log_unsynced, *log_room, *log_reserved, *log_open,
     *log_size, *log_window, *agents_linked, *connections_open, *uptime;
@@ -56,7 +59,46 @@ static void setup_messages(void) {
     }
 }
 
+static void setup_sagas(void) {
+    const char *help = "Sagas that ended, by outcome.";
+    sagas_begun.metric = counter("lockstepd_sagas_begun_total", "Sagas that were given a name.", NULL);
+    sagas_completed.metric = counter("lockstepd_sagas_total", help, "outcome=\"completed\"");
+    sagas_compensated.metric = counter("lockstepd_sagas_total", help, "outcome=\"compensated\"");
+    sagas_stuck.metric =
+        counter("lockstepd_saga_dead_letters_total", "Times a saga came into the dead-letter queue.", NULL);
+    saga_alerts.metric = counter("lockstepd_saga_alerts_total", "Times a human was called.", NULL);
+    saga_attempts.metric = counter("lockstepd_saga_attempts_total", "Attempts at steps of sagas.", NULL);
+    saga_retries.metric = counter("lockstepd_saga_repeats_total", "Of these, not the first at their step.", NULL);
+    saga_oldest = gauge("lockstepd_saga_oldest_seconds", "Age of the oldest saga that has not ended.");
+    saga_seconds = metric_new(METRIC_HISTOGRAM, "lockstepd_saga_seconds", "From the begin of a saga to its end.", NULL);
+    for (int i = SAGA_BEGUN; i <= SAGA_STUCK; i++) {
+        char label[48];
+        (void)snprintf(label, sizeof label, "state=\"%s\"", saga_state_name((enum saga_state)i));
+        saga_states[i] =
+            metric_new(METRIC_GAUGE, "lockstepd_sagas_open", "Sagas that have not ended, by state.", label);
+    }
+}
+
+void stats_saga(uint64_t us) {
+    metric_observe_us(saga_seconds, us);
+}
+
+static void render_sagas(const struct saga_host_stats *s) {
+    follow(&sagas_begun, s->begun);
+    follow(&sagas_completed, s->completed);
+    follow(&sagas_compensated, s->compensated);
+    follow(&sagas_stuck, s->stuck_ever);
+    follow(&saga_alerts, s->alerts);
+    follow(&saga_attempts, s->attempts);
+    follow(&saga_retries, s->retries);
+    metric_set(saga_oldest, s->oldest_s);
+    for (int i = SAGA_BEGUN; i <= SAGA_STUCK; i++) {
+        metric_set(saga_states[i], (double)s->by_state[i]);
+    }
+}
+
 void stats_setup(void) {
+    setup_sagas();
     const char *help =
         "Transactions by outcome. One that turns from committed or aborted into a hazard is counted again as that.";
     committed.metric = counter("lockstepd_transactions_total", help, "outcome=\"committed\"");
@@ -136,7 +178,8 @@ void stats_mark(void) {
 }
 
 char *stats_render(const struct engine *engine, const struct dlog *log, unsigned agents, unsigned connections,
-                   unsigned long long uptime_ms, size_t *ret_length) {
+                   unsigned long long uptime_ms, const struct saga_host_stats *sagas, size_t *ret_length) {
+    render_sagas(sagas);
     struct engine_stats e;
     engine_stats(engine, &e);
     follow(&begun, e.begun);

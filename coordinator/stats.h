@@ -11,6 +11,7 @@
 #include "common/metrics.h"
 #include "coordinator/core/engine.h"
 #include "coordinator/dlog/dlog.h"
+#include "coordinator/saga_host.h"
 #include "lockstep.pb-c.h"
 
 enum stats_phase {
@@ -29,8 +30,10 @@ void stats_phase(enum stats_phase phase, uint64_t us);
 void stats_message(enum stats_direction direction, Lockstep__Frame__BodyCase kind);
 void stats_http(int code);
 void stats_mark(void);
+/* A saga has ended, so long after it began. */
+void stats_saga(uint64_t us);
 /* Brings counters and gauges that others keep up to date and renders. Heap, caller frees. */
 char *stats_render(const struct engine *engine, const struct dlog *log, unsigned agents, unsigned connections,
-                   unsigned long long uptime_ms, size_t *ret_length);
+                   unsigned long long uptime_ms, const struct saga_host_stats *sagas, size_t *ret_length);
 
 #endif

@@ -85,6 +85,8 @@ static void build_vote(struct agentmsg *m, const struct agent_effect *effect) {
     vote->has_existing_hash = effect->vote.existing_hash != NULL && effect->vote.existing_hash_length > 0;
     vote->existing_hash.len = effect->vote.existing_hash_length;
     vote->existing_hash.data = (uint8_t *)(uintptr_t)effect->vote.existing_hash;
+    vote->has_barrier = effect->vote.has_barrier;
+    vote->barrier = (Lockstep__BarrierState)effect->vote.barrier;
     m->frame.body_case = LOCKSTEP__FRAME__BODY_VOTE;
     m->frame.vote = vote;
 }
@@ -124,6 +126,20 @@ static void build_inquiry(struct agentmsg *m, const struct agent_effect *effect)
     m->frame.inquiry = inquiry;
 }
 
+static void build_kept(struct agentmsg *m, const struct agent_effect *effect) {
+    Lockstep__Kept *kept = &m->kept;
+    lockstep__kept__init(kept);
+    assert(effect->kept.count <= LS_KEPT_PAGE_MAX);
+    for (uint32_t i = 0; i < effect->kept.count; i++) {
+        m->kept_list[i] = text(effect->kept.sagas[i]);
+    }
+    kept->token = effect->kept.token;
+    kept->n_sagas = effect->kept.count;
+    kept->sagas = m->kept_list;
+    m->frame.body_case = LOCKSTEP__FRAME__BODY_KEPT;
+    m->frame.kept = kept;
+}
+
 static void build_ready(struct agentmsg *m) {
     lockstep__ready__init(&m->ready);
     m->frame.body_case = LOCKSTEP__FRAME__BODY_READY;
@@ -151,6 +167,8 @@ void agentmsg_build(struct agentmsg *message, const struct agent_effect *effect)
         build_vote(message, effect);
     } else if (effect->kind == AEF_SEND_DONE) {
         build_done(message, effect);
+    } else if (effect->kind == AEF_SEND_KEPT) {
+        build_kept(message, effect);
     } else {
         assert(effect->kind == AEF_SEND_INQUIRY);
         build_inquiry(message, effect);
@@ -208,11 +226,23 @@ static bool read_answer(const Lockstep__Answer *answer, struct agent_answer_item
 
 static void read_welcome(const Lockstep__Welcome *welcome, struct agent_event *event) {
     event->kind = AEV_WELCOME;
+    event->welcome.version = welcome->version;
     event->welcome.number = welcome->number;
     event->welcome.coordinator = welcome->coordinator;
     event->welcome.has_chain_at = welcome->has_chain_at;
     event->welcome.chain_at = welcome->chain_at;
     event->welcome.accepted_incarnation = welcome->accepted_incarnation;
+}
+
+static void read_forget(const Lockstep__Forget *forget, struct agent_event *event) {
+    event->kind = AEV_FORGET;
+    event->forget.has_token = forget->has_token;
+    event->forget.token = forget->token;
+    event->forget.sagas = forget->sagas;
+    event->forget.count = (uint32_t)forget->n_sagas;
+    event->forget.has_horizon = forget->has_outcome_epoch;
+    event->forget.epoch = forget->outcome_epoch;
+    event->forget.sequence = forget->outcome_sequence;
 }
 
 bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, struct agent_answer_item *items,
@@ -237,6 +267,9 @@ bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, st
         event->kind = AEV_PING;
         event->ping.token = frame->ping->token;
         return true;
+    case LOCKSTEP__FRAME__BODY_FORGET:
+        read_forget(frame->forget, event);
+        return true;
     case LOCKSTEP__FRAME__BODY_PROVE:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
     case LOCKSTEP__FRAME__BODY_HELLO:
@@ -248,6 +281,7 @@ bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, st
     case LOCKSTEP__FRAME__BODY_REFUSE:
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_READY:
+    case LOCKSTEP__FRAME__BODY_KEPT:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }

@@ -19,11 +19,13 @@ struct agentmsg {
     Lockstep__Vote vote;
     Lockstep__Done done;
     Lockstep__Inquiry inquiry;
+    Lockstep__Kept kept;
     Lockstep__TimelineSwitch switches[AGENT_HISTORY_MAX], *switch_list[AGENT_HISTORY_MAX];
     Lockstep__InquiryItem items[AGENT_INQUIRY_ITEMS_MAX], *item_list[AGENT_INQUIRY_ITEMS_MAX];
+    char *kept_list[LS_KEPT_PAGE_MAX];
 };
 
-/* Builds message->frame for AEF_SEND_HELLO, READY, REFUSE, CREDIT, VOTE, DONE or INQUIRY. It borrows the effect's
+/* Builds message->frame for AEF_SEND_HELLO, READY, REFUSE, CREDIT, VOTE, DONE, INQUIRY or KEPT. It borrows the effect's
  * memory. The host adds what the core does not know: to Hello the names, nonce and the server's description, to a Vote
  * the results. */
 void agentmsg_build(struct agentmsg *message, const struct agent_effect *effect);

@@ -91,6 +91,7 @@ static void carry_out(struct agenthost *host, const struct agent_effect *effect)
     case AEF_SEND_PONG:
     case AEF_SEND_CREDIT:
     case AEF_SEND_INQUIRY:
+    case AEF_SEND_KEPT:
         uplink_carry_out(host->uplink, effect);
         return;
     case AEF_FREE_WORK:
@@ -105,6 +106,8 @@ static void carry_out(struct agenthost *host, const struct agent_effect *effect)
     case AEF_DB_IDENTITY:
     case AEF_DB_FENCE:
     case AEF_DB_SCAN:
+    case AEF_DB_KEPT:
+    case AEF_DB_FORGET:
     case AEF_DB_COMMIT1:
     case AEF_DB_ROLLBACK:
     case AEF_DB_STOP:

@@ -362,6 +362,7 @@ void uplink_carry_out(struct uplink *uplink, const struct agent_effect *effect)
     case AEF_SEND_READY:
     case AEF_SEND_CREDIT:
     case AEF_SEND_DONE:
+    case AEF_SEND_KEPT:
         send_other(uplink, effect);
         return;
     case AEF_SEND_PONG:
@@ -382,6 +383,8 @@ void uplink_carry_out(struct uplink *uplink, const struct agent_effect *effect)
     case AEF_DB_IDENTITY:
     case AEF_DB_FENCE:
     case AEF_DB_SCAN:
+    case AEF_DB_KEPT:
+    case AEF_DB_FORGET:
     case AEF_DB_RUN:
     case AEF_DB_COMMIT1:
     case AEF_DB_ROLLBACK:

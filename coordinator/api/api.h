@@ -33,6 +33,10 @@ void api_on_outcome(struct api *api, const struct txn *txn);
 void api_on_applied(struct api *api, const struct txn *txn);
 void api_on_pending(struct api *api, const struct txn *txn);
 
+/* The state of a saga has changed, durably. */
+struct saga;
+void api_on_saga(struct api *api, const struct saga *saga);
+
 /* Requests that have not been answered, or whose answer has not left yet. */
 unsigned api_busy(const struct api *api);
 

@@ -26,6 +26,8 @@ struct walk {
     uint16_t *after_seen; /* per step: the step (plus one) that listed it last */
     json_t *names;        /* name -> index of the earlier steps that have one; made with the first name */
     bool is_undo;
+    const json_t *own_name; /* of the step being looked at; NULL when it has none */
+    bool any_after;         /* some step says `after` */
 };
 
 static enum ls_status fail(struct walk *walk, enum ls_status status, const char *code, const char *path,
@@ -128,7 +130,7 @@ static uint32_t find_step(const struct walk *walk, const char *name, size_t leng
 
 /* "order.rows.0.id" or "order.rows_affected" */
 static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct document_arg *arg, size_t index) {
-    if (walk->is_undo) {
+    if (walk->is_undo && !walk->document->saga) {
         return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text,
                     "\"ref\" cannot be used in \"undo\"");
     }
@@ -143,6 +145,10 @@ static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct do
         return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text, "%s", form);
     }
     uint32_t step = find_step(walk, text, (size_t)(dot - text));
+    const char *own = walk->is_undo ? json_string_value(walk->own_name) : NULL;
+    if (own != NULL && strlen(own) == (size_t)(dot - text) && strncmp(own, text, strlen(own)) == 0) {
+        step = (uint32_t)walk->step;
+    }
     if (step == UINT32_MAX) {
         return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text,
                     "no earlier step is named \"%.*s\"",
@@ -152,6 +158,9 @@ static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct do
     arg->ref_step = step;
     walk->document->steps[step].referenced = true;
     walk->document->steps[walk->step].has_ref = true;
+    if (walk->is_undo && step != walk->step) {
+        walk->document->saga_steps[walk->step].undo_refers = true;
+    }
     if (strcmp(dot + 1, "rows_affected") == 0) {
         arg->ref_kind = DOCUMENT_REF_ROWS_AFFECTED;
         return LS_OK;
@@ -343,6 +352,9 @@ static enum ls_status walk_after(struct walk *walk, const json_t *value, struct 
     } else if (value != NULL) {
         status = walk_after_one(walk, value, spec);
     }
+    if (walk->document->saga && !walk->any_after && walk->step > 0 && status == LS_OK) {
+        add_after(walk, spec, (uint32_t)walk->step - 1);
+    }
     const struct document_step *step = &walk->document->steps[walk->step];
     for (uint32_t i = 0; i < step->arg_count && status == LS_OK; i++) {
         if (step->args[i].kind == DOCUMENT_ARG_REF) {
@@ -396,16 +408,35 @@ static enum ls_status walk_name(struct walk *walk, const json_t *value, struct d
     return LS_OK;
 }
 
+static enum ls_status walk_duration(struct walk *walk, const char *path, const json_t *value, uint64_t min,
+                                    uint64_t max, uint64_t *ret_ms);
+
+static enum ls_status walk_attempts(struct walk *walk, const json_t *value, uint32_t *ret_attempts) {
+    if (!json_is_integer(value)) {
+        return wrong_type(walk, step_path(walk, "attempts").text, "an integer", value);
+    }
+    if (json_integer_value(value) < 1 || json_integer_value(value) > LS_SAGA_ATTEMPTS_MAX) {
+        return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "attempts").text, "expected 1 to %u",
+                    LS_SAGA_ATTEMPTS_MAX);
+    }
+    *ret_attempts = (uint32_t)json_integer_value(value);
+    return LS_OK;
+}
+
 static enum ls_status walk_kind(struct walk *walk, const json_t *value) {
+    static const enum saga_kind kinds[] = {SAGA_COMPENSATABLE, SAGA_PIVOT, SAGA_RETRIABLE};
     if (!json_is_string(value)) {
         return wrong_type(walk, step_path(walk, "kind").text, "a string", value);
     }
-    const char *kind = json_string_value(value);
-    if (strcmp(kind, "compensatable") != 0 && strcmp(kind, "pivot") != 0 && strcmp(kind, "retriable") != 0) {
-        return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "kind").text,
-                    "expected \"compensatable\", \"pivot\" or \"retriable\"");
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        if (strcmp(json_string_value(value), saga_kind_name(kinds[i])) == 0) {
+            walk->document->saga_steps[walk->step].kind = kinds[i];
+            walk->document->saga_steps[walk->step].has_kind = true;
+            return LS_OK;
+        }
     }
-    return LS_OK;
+    return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "kind").text,
+                "expected \"compensatable\", \"pivot\" or \"retriable\"");
 }
 
 /* Only now, so that a step is not found by itself. */
@@ -425,12 +456,14 @@ static enum ls_status remember_name(struct walk *walk, const struct document_ste
 static enum ls_status walk_step(struct walk *walk, const json_t *value) {
     struct document_step *step = &walk->document->steps[walk->step];
     struct engine_step_spec *spec = &walk->document->specs[walk->step];
+    struct document_saga_step *saga = &walk->document->saga_steps[walk->step];
+    saga->deadline_ms = walk->limits->deadline_ms;
     if (!json_is_object(value)) {
         return wrong_type(walk, step_path(walk, NULL).text, "an object", value);
     }
     bool has_on = false, has_do = false;
     const json_t *after = NULL;
-    struct document_step undo = {0};
+    walk->own_name = json_object_get(value, "name");
     const char *key;
     json_t *inner;
     json_object_foreach((json_t *)(uintptr_t)value, key, inner) {
@@ -442,13 +475,21 @@ static enum ls_status walk_step(struct walk *walk, const json_t *value) {
             has_do = true;
             status = walk_action(walk, inner, "do", step);
         } else if (strcmp(key, "undo") == 0) {
-            status = walk_action(walk, inner, "undo", &undo);
+            status = walk_action(walk, inner, "undo", &saga->undo);
         } else if (strcmp(key, "name") == 0) {
             status = walk_name(walk, inner, step);
         } else if (strcmp(key, "after") == 0) {
             after = inner;
         } else if (strcmp(key, "kind") == 0) {
             status = walk_kind(walk, inner);
+        } else if (strcmp(key, "attempts") == 0) {
+            status = walk_attempts(walk, inner, &saga->attempts);
+        } else if (strcmp(key, "deadline") == 0) {
+            status = walk_duration(walk, step_path(walk, key).text, inner, LS_DEADLINE_MS_MIN, LS_DEADLINE_MS_MAX,
+                                   &saga->deadline_ms);
+        } else if (strcmp(key, "call") == 0) {
+            status = fail(walk, LS_ERR_INVALID, "not_available", step_path(walk, key).text,
+                          "calls to HTTP services are not available in this version");
         } else {
             status = unknown_field(walk, step_path(walk, key).text, key);
         }
@@ -489,6 +530,10 @@ static enum ls_status walk_steps(struct walk *walk, const json_t *value) {
     if (count == 0) {
         return fail(walk, LS_ERR_INVALID, "invalid_value", "steps", "at least one step is required");
     }
+    if (document->saga && count > LS_DEFAULT_STATEMENTS_MAX) {
+        return fail(walk, LS_ERR_TOO_LARGE, "too_large", "steps", "%zu steps, a saga has at most %u", count,
+                    LS_DEFAULT_STATEMENTS_MAX);
+    }
     if (count > walk->limits->statements) {
         return fail(walk, LS_ERR_TOO_LARGE, "too_large", "steps", "%zu steps, at most %u are allowed", count,
                     walk->limits->statements);
@@ -498,10 +543,14 @@ static enum ls_status walk_steps(struct walk *walk, const json_t *value) {
     document->steps = calloc(count, sizeof *document->steps);
     document->specs = calloc(count, sizeof *document->specs);
     document->args = calloc(args + 1, sizeof *document->args);
+    document->saga_steps = calloc(count, sizeof *document->saga_steps);
     document->after = calloc(after + 1, sizeof *document->after);
     walk->after_seen = calloc(count, sizeof *walk->after_seen);
-    if (document->steps == NULL || document->specs == NULL || document->args == NULL || document->after == NULL ||
-        walk->after_seen == NULL) {
+    for (size_t i = 0; i < count; i++) {
+        walk->any_after = walk->any_after || json_object_get(json_array_get(value, i), "after") != NULL;
+    }
+    if (document->saga_steps == NULL || document->steps == NULL || document->specs == NULL || document->args == NULL ||
+        document->after == NULL || walk->after_seen == NULL) {
         free(walk->after_seen);
         return fail(walk, LS_ERR_NOMEM, "no_memory", "steps", "out of memory");
     }
@@ -520,17 +569,132 @@ static enum ls_status walk_steps(struct walk *walk, const json_t *value) {
     return status;
 }
 
+/* ---- a saga as a whole ---- */
+
+/* Which steps come before which: a bit for each. */
+struct order {
+    uint8_t *bits;
+    size_t row;
+};
+static bool is_before(const struct order *order, uint32_t before, uint32_t step) {
+    return (order->bits[step * order->row + before / 8] >> (before % 8) & 1u) != 0;
+}
+
+static bool find_order(const struct document *document, struct order *ret_order) {
+    *ret_order = (struct order){.row = (document->step_count + 7u) / 8u};
+    ret_order->bits = calloc(document->step_count, ret_order->row);
+    if (ret_order->bits == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < document->step_count; i++) {
+        uint8_t *row = &ret_order->bits[i * ret_order->row];
+        for (uint32_t a = 0; a < document->specs[i].after_count; a++) {
+            uint32_t before = document->specs[i].after[a];
+            row[before / 8] |= (uint8_t)(1u << (before % 8));
+            for (size_t b = 0; b < ret_order->row; b++) {
+                row[b] |= ret_order->bits[before * ret_order->row + b];
+            }
+        }
+    }
+    return true;
+}
+
+/* `other`: the step that is in the way, UINT32_MAX for none. */
+static enum ls_status fail_step(struct walk *walk, uint32_t step, const char *code, const char *key, const char *what,
+                                uint32_t other) {
+    walk->step = step;
+    struct path path = step_path(walk, key);
+    return other == UINT32_MAX ? fail(walk, LS_ERR_INVALID, code, path.text, "%s", what)
+                               : fail(walk, LS_ERR_INVALID, code, path.text, "%s steps[%u]", what, other);
+}
+
+static enum ls_status find_pivot(struct walk *walk, uint32_t *ret_pivot) {
+    const struct document *document = walk->document;
+    *ret_pivot = UINT32_MAX;
+    for (uint32_t i = 0; i < document->step_count; i++) {
+        const struct document_saga_step *step = &document->saga_steps[i];
+        if (!step->has_kind || step->kind != SAGA_PIVOT) {
+            continue;
+        }
+        if (*ret_pivot != UINT32_MAX) {
+            return fail_step(walk, i, "invalid_value", "kind", "a saga has one pivot at most: there is one already",
+                             *ret_pivot);
+        }
+        *ret_pivot = i;
+    }
+    return LS_OK;
+}
+
+/* Kinds that the document leaves open: with undo it can be undone, without it must not fail. */
+static void settle_kinds(struct document *document) {
+    for (uint32_t i = 0; i < document->step_count; i++) {
+        struct document_saga_step *step = &document->saga_steps[i];
+        if (!step->has_kind) {
+            step->kind = step->undo.sql != NULL ? SAGA_COMPENSATABLE : SAGA_RETRIABLE;
+        }
+    }
+}
+
+static enum ls_status check_kind(struct walk *walk, const struct order *order, uint32_t index, uint32_t pivot) {
+    const struct document *document = walk->document;
+    const struct document_saga_step *step = &document->saga_steps[index];
+    if (step->kind == SAGA_COMPENSATABLE && step->undo.sql == NULL) {
+        return fail_step(walk, index, "missing_field", "undo", "a compensatable step needs \"undo\"", UINT32_MAX);
+    }
+    if (pivot != UINT32_MAX && index != pivot && !is_before(order, index, pivot) && !is_before(order, pivot, index)) {
+        return fail_step(walk, index, "invalid_value", "after",
+                         "a step comes before the pivot or after it, not beside it: the pivot is", pivot);
+    }
+    for (uint32_t i = 0; i < document->step_count; i++) {
+        const struct document_saga_step *other = &document->saga_steps[i];
+        if (step->kind == SAGA_RETRIABLE && is_before(order, index, i) && other->kind != SAGA_RETRIABLE) {
+            return fail_step(walk, index, step->has_kind ? "invalid_value" : "missing_field",
+                             step->has_kind ? "kind" : "undo",
+                             "a step that cannot be undone comes before one that may still be refused", i);
+        }
+        if (step->kind == SAGA_COMPENSATABLE && i == pivot && is_before(order, i, index)) {
+            return fail_step(walk, index, "invalid_value", "kind",
+                             "behind the pivot nothing is undone: the step has to be retriable, the pivot is", pivot);
+        }
+    }
+    for (uint32_t a = 0; a < step->undo.arg_count; a++) {
+        const struct document_arg *arg = &step->undo.args[a];
+        if (arg->kind == DOCUMENT_ARG_REF && arg->ref_step != index && !is_before(order, arg->ref_step, index)) {
+            walk->step = index;
+            walk->part = "undo";
+            return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, a).text,
+                        "\"undo\" can refer to its own step and to steps that come before it");
+        }
+    }
+    return LS_OK;
+}
+
+static enum ls_status check_saga(struct walk *walk) {
+    struct order order;
+    uint32_t pivot;
+    enum ls_status status = find_pivot(walk, &pivot);
+    if (status != LS_OK) {
+        return status;
+    }
+    if (!find_order(walk->document, &order)) {
+        return fail(walk, LS_ERR_NOMEM, "no_memory", "steps", "out of memory");
+    }
+    settle_kinds(walk->document);
+    for (uint32_t i = 0; i < walk->document->step_count && status == LS_OK; i++) {
+        status = check_kind(walk, &order, i, pivot);
+    }
+    free(order.bits);
+    return status;
+}
+
 /* ---- the document ---- */
 
 static enum ls_status walk_mode(struct walk *walk, const json_t *value) {
     if (!json_is_string(value)) {
         return wrong_type(walk, "mode", "a string", value);
     }
-    if (strcmp(json_string_value(value), "saga") == 0) {
-        return fail(walk, LS_ERR_INVALID, "mode_not_available", "mode", "mode: saga is not available in this version");
-    }
-    if (strcmp(json_string_value(value), "2pc") != 0) {
-        return fail(walk, LS_ERR_INVALID, "invalid_value", "mode", "expected \"2pc\"");
+    if (strcmp(json_string_value(value), "2pc") != 0 && strcmp(json_string_value(value), "saga") != 0) {
+        return fail(walk, LS_ERR_INVALID, "invalid_value", "mode", "expected \"2pc\" or \"saga\"");
     }
     return LS_OK;
 }
@@ -581,6 +745,9 @@ static enum ls_status walk_document(struct walk *walk, const json_t *root) {
     bool has_mode = false;
     const char *key;
     json_t *value;
+    const char *mode = json_string_value(json_object_get(root, "mode")); /* first: it may stand behind the steps */
+    document->saga = mode != NULL && strcmp(mode, "saga") == 0;
+    document->deadline_ms = document->saga ? walk->limits->saga_deadline_ms : walk->limits->deadline_ms;
     json_object_foreach((json_t *)(uintptr_t)root, key, value) {
         enum ls_status status = LS_OK;
         unsigned word = 0;
@@ -596,7 +763,9 @@ static enum ls_status walk_document(struct walk *walk, const json_t *root) {
             status = walk_word(walk, key, value, gid_forms, &word);
             document->gid_form = word == 0 ? LS_GID_READABLE : LS_GID_XA;
         } else if (strcmp(key, "deadline") == 0) {
-            status = walk_duration(walk, key, value, LS_DEADLINE_MS_MIN, LS_DEADLINE_MS_MAX, &document->deadline_ms);
+            status =
+                walk_duration(walk, key, value, LS_DEADLINE_MS_MIN,
+                              document->saga ? LS_SAGA_DEADLINE_MS_MAX : LS_DEADLINE_MS_MAX, &document->deadline_ms);
         } else if (strcmp(key, "lock_timeout") == 0) {
             status = walk_duration(walk, key, value, LS_LOCK_TIMEOUT_MS_MIN, LS_LOCK_TIMEOUT_MS_MAX,
                                    &document->lock_timeout_ms);
@@ -615,7 +784,7 @@ static enum ls_status walk_document(struct walk *walk, const json_t *root) {
     if (document->step_count == 0) {
         return missing(walk, "steps", "steps");
     }
-    return LS_OK;
+    return document->saga ? check_saga(walk) : LS_OK;
 }
 
 /* When memory is short jansson may say nothing, or call the text an invalid token. */
@@ -655,7 +824,6 @@ enum ls_status document_parse(const char *body, size_t length, const struct docu
         return fail(&walk, LS_ERR_NOMEM, "no_memory", "", "out of memory");
     }
     document->root = root;
-    document->deadline_ms = limits->deadline_ms;
     document->lock_timeout_ms = limits->lock_timeout_ms;
     walk.document = document;
     enum ls_status status = walk_document(&walk, root);
@@ -676,6 +844,7 @@ void document_free(struct document *document) {
     }
     free(document->steps);
     free(document->specs);
+    free(document->saga_steps);
     free(document->args);
     free(document->after);
     json_decref(document->root);

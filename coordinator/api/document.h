@@ -4,11 +4,16 @@
  *   {"mode": "2pc",
  *    "steps": [{"on": "orders", "do": {"sql": "...", "args": [17, "tea", null, true, {"json": {...}}, {"ref":
  * "order.rows.0.id"}], "expect_rows": 1}, "undo": {...}, "name": "order", "after": ["other", 0], "kind":
- * "compensatable"}], "isolation": "read committed", "deadline": "30s", "lock_timeout": "5s", "gid_form": "readable"}
+ * "compensatable", "attempts": 10, "deadline": "30s"}], "isolation": "read committed", "deadline": "30s", "lock_timeout":
+ * "5s", "gid_form": "readable"}
  *
  * Whatever is not known, of the wrong type, too large or not allowed is refused with a code, one line of text and the
- * path of the offending value ("steps[1].do.args[0]"). `undo` and `kind` are checked like `do` and have no effect in a
- * 2pc transaction.
+ * path of the offending value ("steps[1].do.args[0]"). `undo`, `kind` and a step's own `attempts` and
+ * `deadline` are checked like `do` and have no effect in a 2pc transaction.
+ *
+ * "mode": "saga": steps run in the order of the document unless one says `after`; kinds are settled here, and what would
+ * leave a saga without a way forward or back is refused: a step that cannot be undone before one that may still say no, a
+ * second pivot, a step beside the pivot. `undo` may refer to its own step and to steps before it.
  *
  * Pure but for memory: no file, socket, clock or log. The parsed document owns the JSON tree; SQL and string arguments
  * point into it, so that nothing is copied between the request's body and the frame to the agent.
@@ -22,6 +27,7 @@
 #include <stdint.h>
 
 #include "coordinator/core/engine.h"
+#include "coordinator/core/saga.h"
 #include "lockstep/limits.h"
 #include "lockstep/status.h"
 
@@ -49,11 +55,23 @@ struct document_step {
     bool referenced; /* a later step uses what it returns */
 };
 
+/* What a saga needs beside that; kinds are always settled. */
+struct document_saga_step {
+    struct document_step undo; /* sql NULL: it has none */
+    enum saga_kind kind;
+    bool has_kind;
+    uint32_t attempts;    /* 0: the policy's */
+    uint64_t deadline_ms; /* of one attempt */
+    bool undo_refers;     /* to another step than its own */
+};
+
 enum document_isolation { DOCUMENT_READ_COMMITTED, DOCUMENT_REPEATABLE_READ, DOCUMENT_SERIALIZABLE };
 
 struct document {
     struct document_step *steps;
     struct engine_step_spec *specs; /* the same steps, as the engine wants them */
+    struct document_saga_step *saga_steps;
+    bool saga;
     uint32_t step_count;
     uint32_t participants[LS_PARTICIPANTS_PER_TXN_CEILING]; /* registry numbers, in order of first use */
     uint32_t participant_count;
@@ -70,6 +88,7 @@ struct document {
 struct document_limits {
     uint32_t statements, participants;     /* per transaction */
     uint64_t deadline_ms, lock_timeout_ms; /* defaults */
+    uint64_t saga_deadline_ms;
     /* Registry number of a participant, 0 when nobody of that name ever joined. */
     uint32_t (*participant)(void *context, const char *name);
     void *context;
@@ -79,7 +98,7 @@ struct document_limits {
 struct document_error {
     const char
         *code; /* constant: "invalid_json", "unknown_field", "missing_field", "wrong_type", "invalid_value",
-                  "too_large", "unknown_participant", "statement_not_allowed", "mode_not_available", "no_memory" */
+                  "too_large", "unknown_participant", "statement_not_allowed", "not_available", "no_memory" */
     char message[LS_ERROR_TEXT_MAX];
     char path[DOCUMENT_PATH_MAX]; /* "" for the document itself */
 };

@@ -105,7 +105,8 @@ static bool check_run_headers(struct conn *conn, struct evhttp_request *http, co
     return true;
 }
 
-static bool parse_run_query(struct conn *conn, struct evhttp_request *http, enum route_wait *ret_wait) {
+static bool parse_run_query(struct conn *conn, struct evhttp_request *http, enum route_wait *ret_wait,
+                            bool *ret_given) {
     static const char *const allowed[] = {"wait", NULL};
     struct evkeyvalq query;
     if (!parse_query(conn, http, allowed, &query)) {
@@ -113,8 +114,9 @@ static bool parse_run_query(struct conn *conn, struct evhttp_request *http, enum
     }
     const char *wait = evhttp_find_header(&query, "wait");
     if (wait != NULL && route_parse_wait(wait, ret_wait) != LS_OK) {
-        return bad_parameter(conn, http, &query, "wait: expected applied or decided");
+        return bad_parameter(conn, http, &query, "wait: expected applied, decided or end");
     }
+    *ret_given = wait != NULL;
     evhttp_clear_headers(&query);
     return true;
 }
@@ -180,7 +182,8 @@ static void handle_run(struct conn *conn, struct evhttp_request *http) {
     enum route_wait wait = ROUTE_WAIT_APPLIED;
     const char *key = NULL, *body;
     size_t length;
-    if (!check_run_headers(conn, http, &key) || !parse_run_query(conn, http, &wait)) {
+    bool wait_given = false;
+    if (!check_run_headers(conn, http, &key) || !parse_run_query(conn, http, &wait, &wait_given)) {
         return;
     }
     body = take_body(conn, http, &length);
@@ -196,6 +199,7 @@ static void handle_run(struct conn *conn, struct evhttp_request *http) {
         .participants = conf->participants_max,
         .deadline_ms = conf->deadline_ms,
         .lock_timeout_ms = conf->lock_timeout_ms,
+        .saga_deadline_ms = conf->saga_deadline_ms,
         .participant = participant_number,
         .context = api->host->registry,
     };
@@ -207,7 +211,8 @@ static void handle_run(struct conn *conn, struct evhttp_request *http) {
         return;
     }
     struct run *run = run_new(document, key, conn->app);
-    struct request *request = run == NULL ? NULL : request_new(conn, http, REQUEST_RUN);
+    struct request *request =
+        run == NULL ? NULL : request_new(conn, http, document->saga ? REQUEST_SAGA_RUN : REQUEST_RUN);
     if (request == NULL) {
         if (run != NULL) {
             run_drop(run);
@@ -218,8 +223,14 @@ static void handle_run(struct conn *conn, struct evhttp_request *http) {
         return;
     }
     request->run = run;
-    request->wait = wait;
-    submit(request, body, length);
+    /* A transaction ends when it is applied; a saga is answered as soon as it has begun, unless the caller waits. */
+    if (!document->saga) {
+        request->wait = wait == ROUTE_WAIT_END ? ROUTE_WAIT_APPLIED : wait;
+        submit(request, body, length);
+    } else {
+        request->wait = wait_given && wait != ROUTE_WAIT_DECIDED ? ROUTE_WAIT_END : ROUTE_WAIT_DECIDED;
+        saga_submit(request, body, length);
+    }
 }
 
 /* ----------------------------------------------------------- /v1/tx/... */
@@ -268,7 +279,7 @@ static void handle_get(struct conn *conn, struct evhttp_request *http, const cha
         return;
     }
     const char *wait_text = evhttp_find_header(&query, "for"), *timeout_text = evhttp_find_header(&query, "timeout");
-    if (wait_text != NULL && route_parse_wait(wait_text, &wait) != LS_OK) {
+    if (wait_text != NULL && (route_parse_wait(wait_text, &wait) != LS_OK || wait == ROUTE_WAIT_END)) {
         (void)bad_parameter(conn, http, &query, "for: expected applied or decided");
         return;
     }
@@ -342,6 +353,66 @@ static void handle_list(struct conn *conn, struct evhttp_request *http) {
     server_reply(conn, http, 200, JSON, NULL);
 }
 
+/* ----------------------------------------------------------------- sagas */
+
+static void handle_get_saga(struct conn *conn, struct evhttp_request *http, const char *text) {
+    static const char *const allowed[] = {"timeout", NULL};
+    struct evkeyvalq query;
+    uint64_t timeout_ms = 0;
+    if (!parse_query(conn, http, allowed, &query)) {
+        return;
+    }
+    const char *timeout = evhttp_find_header(&query, "timeout");
+    if (timeout != NULL && (document_duration(timeout, &timeout_ms) != LS_OK || timeout_ms > POLL_MS_MAX)) {
+        (void)bad_parameter(conn, http, &query, "timeout: expected digits and a unit (ms, s, min), at most 5min");
+        return;
+    }
+    evhttp_clear_headers(&query);
+    handle_saga_get(conn, http, text, timeout_ms);
+}
+
+static void handle_list_sagas(struct conn *conn, struct evhttp_request *http, bool dead_letters) {
+    static const char *const of_sagas[] = {"state", "limit", "after", NULL};
+    struct evkeyvalq query;
+    uint32_t limit = LIST_LIMIT_DEFAULT;
+    struct ls_gtid after;
+    if (!parse_query(conn, http, dead_letters ? of_sagas + 1 : of_sagas, &query)) {
+        return;
+    }
+    const char *state = evhttp_find_header(&query, "state"), *limit_text = evhttp_find_header(&query, "limit"),
+               *after_text = evhttp_find_header(&query, "after");
+    bool known = state == NULL;
+    for (int i = SAGA_BEGUN; i <= SAGA_STUCK && !known; i++) {
+        known = strcmp(saga_state_name((enum saga_state)i), state) == 0;
+    }
+    if (!known) {
+        (void)bad_parameter(conn, http, &query, "state: expected begun, running, passed, compensating or stuck");
+        return;
+    }
+    if (limit_text != NULL && route_parse_u32(limit_text, 1, LIST_LIMIT_MAX, &limit) != LS_OK) {
+        (void)bad_parameter(conn, http, &query, "limit: expected 1 to 10000");
+        return;
+    }
+    if (after_text != NULL && ls_gtid_parse(after_text, &after) != LS_OK) {
+        (void)bad_parameter(conn, http, &query, "after: expected a saga's name, the `next` of the page before");
+        return;
+    }
+    answer_saga_list(conn->listener->api, conn, state, limit, after_text == NULL ? NULL : &after, dead_letters);
+    evhttp_clear_headers(&query);
+    server_reply(conn, http, 200, JSON, NULL);
+}
+
+/* No query at all. False: 400 has been said. */
+static bool no_query(struct conn *conn, struct evhttp_request *http) {
+    static const char *const allowed[] = {NULL};
+    struct evkeyvalq query;
+    if (!parse_query(conn, http, allowed, &query)) {
+        return false;
+    }
+    evhttp_clear_headers(&query);
+    return true;
+}
+
 /* ---------------------------------------------------------- small routes */
 
 static void handle_participants(struct conn *conn, struct evhttp_request *http) {
@@ -380,8 +451,10 @@ static void handle_metrics(struct conn *conn, struct evhttp_request *http) {
     struct api *api = conn->listener->api;
     struct host *host = api->host;
     size_t length;
+    struct saga_host_stats sagas;
+    saga_host_stats(host->sagas, &sagas);
     char *text = stats_render(host->engine, host->log, host_agents_linked(host),
-                              api->https.connections + api->local.connections, host_running_ms(host), &length);
+                              api->https.connections + api->local.connections, host_running_ms(host), &sagas, &length);
     out_reset(&api->out);
     out_json(&api->out, NULL, text, length);
     free(text);
@@ -420,7 +493,8 @@ static bool role_may(enum tls_role role, enum route route) {
     case TLS_ROLE_ADMIN:
         return true;
     case TLS_ROLE_APP:
-        return route != ROUTE_METRICS;
+        return route != ROUTE_METRICS && route != ROUTE_DLQ_RETRY && route != ROUTE_DLQ_SKIP &&
+               route != ROUTE_DLQ_COMPENSATE;
     case TLS_ROLE_MONITOR:
         return health || route == ROUTE_METRICS;
     case TLS_ROLE_AGENT:
@@ -449,6 +523,13 @@ static void handle_other(struct conn *conn, struct evhttp_request *http, const s
     case ROUTE_TX_LIST:
     case ROUTE_TX_GET:
     case ROUTE_TX_ABORT:
+    case ROUTE_SAGA_LIST:
+    case ROUTE_SAGA_GET:
+    case ROUTE_SAGA_CANCEL:
+    case ROUTE_DLQ_LIST:
+    case ROUTE_DLQ_RETRY:
+    case ROUTE_DLQ_SKIP:
+    case ROUTE_DLQ_COMPENSATE:
     case ROUTE_PARTICIPANTS:
     case ROUTE_LIVEZ:
     case ROUTE_READYZ:
@@ -472,6 +553,30 @@ static void handle_route(struct conn *conn, struct evhttp_request *http, const s
         return;
     case ROUTE_TX_ABORT:
         handle_abort(conn, http, match->gtid);
+        return;
+    case ROUTE_SAGA_LIST:
+        handle_list_sagas(conn, http, false);
+        return;
+    case ROUTE_DLQ_LIST:
+        handle_list_sagas(conn, http, true);
+        return;
+    case ROUTE_SAGA_GET:
+        handle_get_saga(conn, http, match->gtid);
+        return;
+    case ROUTE_SAGA_CANCEL:
+        if (no_query(conn, http)) {
+            handle_saga_cancel(conn, http, match->gtid);
+        }
+        return;
+    case ROUTE_DLQ_RETRY:
+    case ROUTE_DLQ_SKIP:
+    case ROUTE_DLQ_COMPENSATE:
+        if (no_query(conn, http)) {
+            handle_dlq_act(conn, http, match->gtid,
+                           match->route == ROUTE_DLQ_RETRY  ? SAGA_ACT_RETRY
+                           : match->route == ROUTE_DLQ_SKIP ? SAGA_ACT_SKIP
+                                                            : SAGA_ACT_COMPENSATE);
+        }
         return;
     case ROUTE_PARTICIPANTS:
         handle_participants(conn, http);

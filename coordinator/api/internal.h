@@ -14,12 +14,14 @@
 #include <sys/queue.h>
 
 #include "common/tls.h"
+#include "coordinator/agents.h"
 #include "coordinator/api/api.h"
 #include "coordinator/api/document.h"
 #include "coordinator/api/out.h"
 #include "coordinator/api/route.h"
 #include "coordinator/host.h"
 #include "coordinator/run.h"
+#include "coordinator/saga_host.h"
 
 struct listener;
 
@@ -57,7 +59,7 @@ struct listener {
     bool paused; /* at limits.connections: the backlog waits */
 };
 
-enum request_kind { REQUEST_RUN, REQUEST_GET, REQUEST_ABORT };
+enum request_kind { REQUEST_RUN, REQUEST_GET, REQUEST_ABORT, REQUEST_SAGA_RUN, REQUEST_SAGA, REQUEST_SAGA_CANCEL };
 
 /* A request that waits for a transaction. */
 struct request {
@@ -117,6 +119,18 @@ void request_wait(struct request *request, uint64_t timeout_ms);
 void request_free(struct request *request);
 /* The connection is closing. */
 void request_client_gone(struct request *request);
+
+/* ---- sagas.c */
+void saga_submit(struct request *request, const char *body, size_t length);
+void handle_saga_get(struct conn *conn, struct evhttp_request *http, const char *text, uint64_t timeout_ms);
+void handle_saga_cancel(struct conn *conn, struct evhttp_request *http, const char *text);
+void handle_dlq_act(struct conn *conn, struct evhttp_request *http, const char *text, enum saga_act act);
+void answer_saga_list(struct api *api, const struct conn *conn, const char *state, uint32_t limit,
+                      const struct ls_gtid *after, bool dead_letters);
+/* Answers with what is true now. */
+void request_saga_now(struct request *request);
+/* The state of its saga has changed. */
+void request_saga_heard(struct request *request, const struct saga *saga);
 
 /* ---- answer.c: each fills api->out and returns the HTTP status */
 /* {"error": {"code", "message", "path"?}, "begun": false?}. `path` may be NULL. */

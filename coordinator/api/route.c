@@ -24,12 +24,13 @@ static const struct entry entries[] = {
     {"POST", "/v1/tx", ROUTE_LATER},
     {"POST", "/v1/tx/" GTID "/commit", ROUTE_LATER},
     {"POST", "/v1/tx/" GTID "/resolve", ROUTE_LATER},
-    {"GET", "/v1/sagas/" GTID, ROUTE_LATER},
-    {"POST", "/v1/sagas/" GTID "/cancel", ROUTE_LATER},
-    {"GET", "/v1/dlq", ROUTE_LATER},
-    {"POST", "/v1/dlq/" GTID "/retry", ROUTE_LATER},
-    {"POST", "/v1/dlq/" GTID "/skip", ROUTE_LATER},
-    {"POST", "/v1/dlq/" GTID "/compensate", ROUTE_LATER},
+    {"GET", "/v1/sagas", ROUTE_SAGA_LIST},
+    {"GET", "/v1/sagas/" GTID, ROUTE_SAGA_GET},
+    {"POST", "/v1/sagas/" GTID "/cancel", ROUTE_SAGA_CANCEL},
+    {"GET", "/v1/dlq", ROUTE_DLQ_LIST},
+    {"POST", "/v1/dlq/" GTID "/retry", ROUTE_DLQ_RETRY},
+    {"POST", "/v1/dlq/" GTID "/skip", ROUTE_DLQ_SKIP},
+    {"POST", "/v1/dlq/" GTID "/compensate", ROUTE_DLQ_COMPENSATE},
     {"GET", "/v1/events", ROUTE_LATER},
 };
 
@@ -75,6 +76,8 @@ enum ls_status route_parse_wait(const char *text, enum route_wait *ret_wait) {
         *ret_wait = ROUTE_WAIT_APPLIED;
     } else if (strcmp(text, "decided") == 0) {
         *ret_wait = ROUTE_WAIT_DECIDED;
+    } else if (strcmp(text, "end") == 0) {
+        *ret_wait = ROUTE_WAIT_END;
     } else {
         return LS_ERR_INVALID;
     }

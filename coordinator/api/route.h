@@ -17,6 +17,13 @@ enum route {
     ROUTE_TX_LIST,
     ROUTE_TX_GET,
     ROUTE_TX_ABORT,
+    ROUTE_SAGA_LIST,
+    ROUTE_SAGA_GET,
+    ROUTE_SAGA_CANCEL,
+    ROUTE_DLQ_LIST,
+    ROUTE_DLQ_RETRY,
+    ROUTE_DLQ_SKIP,
+    ROUTE_DLQ_COMPENSATE,
     ROUTE_PARTICIPANTS,
     ROUTE_LIVEZ,
     ROUTE_READYZ,
@@ -38,8 +45,8 @@ struct route_match {
 void route_find(const char *method, const char *path, struct route_match *ret_match);
 
 /* ---- query parameters, after decoding ---- */
-enum route_wait { ROUTE_WAIT_APPLIED, ROUTE_WAIT_DECIDED };
-/* "applied" or "decided". */
+enum route_wait { ROUTE_WAIT_APPLIED, ROUTE_WAIT_DECIDED, ROUTE_WAIT_END };
+/* "applied", "decided" or "end" (of a saga). */
 enum ls_status route_parse_wait(const char *text, enum route_wait *ret_wait) LS_MUST_CHECK;
 /* Decimal digits, min..max. */
 enum ls_status route_parse_u32(const char *text, uint32_t min, uint32_t max, uint32_t *ret_value) LS_MUST_CHECK;

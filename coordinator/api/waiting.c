@@ -136,6 +136,10 @@ static void on_timer(evutil_socket_t fd, short what, void *context) {
     (void)what;
     struct request *request = context;
     request->has_timer = false;
+    if (request->kind >= REQUEST_SAGA_RUN) {
+        request_saga_now(request);
+        return;
+    }
     const struct txn *txn = engine_find(request->api->host->engine, request->epoch, request->sequence);
     /* Only a transaction in memory is waited for; answers what is true now. */
     reply(request, txn != NULL ? answer_txn(request, txn) : answer_pending(request));
@@ -202,11 +206,17 @@ static void answer_from_log(struct request *request) {
         }
         lockstep__log_commit__free_unpacked(record, NULL);
         return;
-    case KEPT_NONE:
+    case KEPT_NONE: {
+        struct dlog_saga saga;
+        if (dlog_find_saga(host->log, request->epoch, request->sequence, &saga)) {
+            reply_no_record(request, "it is the name of a saga, see /v1/sagas");
+            return;
+        }
         /* Presumed abort is an answer to an agent about a prepared branch, never to a client (design 2.2): nothing says
          * that it ever ran. */
         reply_no_record(request, "it was aborted, or wrote nothing, or never ran");
         return;
+    }
     case KEPT_BEYOND_HORIZON:
         reply_no_record(request, "the log no longer goes back that far");
         return;
@@ -228,7 +238,7 @@ static bool was_handed_out(const struct request *request) {
     }
     struct engine_stats stats;
     engine_stats(host->engine, &stats);
-    return request->sequence <= stats.begun; /* sequences of an epoch are dense from 1 */
+    return request->sequence <= stats.last_sequence;
 }
 
 /* Its participant knows: the engine asks it, and the answer comes as an effect. */
@@ -346,6 +356,16 @@ static void outcome_out_of_reach(struct request *request, const struct txn *txn)
     (void)txn;
     if (request->kind == REQUEST_RUN) {
         set_timer(request, request->api->host->conf.apply_wait_ms);
+    }
+}
+
+void api_on_saga(struct api *api, const struct saga *saga) {
+    struct request_list *bucket = bucket_of(api, saga->epoch, saga->sequence);
+    for (struct request *request = LIST_FIRST(bucket), *next; request != NULL; request = next) {
+        next = LIST_NEXT(request, waiting);
+        if (request->epoch == saga->epoch && request->sequence == saga->sequence && request->kind >= REQUEST_SAGA_RUN) {
+            request_saga_heard(request, saga);
+        }
     }
 }
 

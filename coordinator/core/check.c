@@ -83,7 +83,7 @@ void engine_check(const struct engine *e) {
     }
     assert(total == e->txns.count);
     assert(in_flight == e->in_flight && waiting == e->waiting && hazards == e->hazards && driven == e->driven);
-    assert(reserved == e->log_reserved);
+    assert(reserved + e->saga_reserved == e->log_reserved);
     uint64_t ticket = 0;
     for (const struct txn *txn = e->log_first; txn != NULL; txn = txn->log_next) {
         assert(txn->state == TXN_LOGGING && txn->ticket > ticket);

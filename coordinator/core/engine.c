@@ -1016,6 +1016,7 @@ void engine_stats(const struct engine *e, struct engine_stats *ret_stats) {
     ret_stats->in_flight = e->in_flight;
     ret_stats->keys = e->keys.count;
     ret_stats->log_reserved_bytes = e->log_reserved;
+    ret_stats->last_sequence = e->next_sequence - 1;
     uint32_t in_doubt = 0;
     for (const struct txn *txn = e->order_first; txn != NULL; txn = txn->order_next) {
         bool waits = txn->state == TXN_LOGGING || txn->state == TXN_COMMITTING || txn->state == TXN_SETTLING;

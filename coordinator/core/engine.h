@@ -322,6 +322,29 @@ void engine_set_log_position(struct engine *engine, uint32_t epoch, uint64_t seq
 /* What one transaction with so many branches may come to write: its decision, one copy of it, its end. */
 uint64_t engine_log_need(uint32_t branch_count);
 
+/* ---- for sagas (engine_saga.c); not from inside of a step */
+enum engine_saga_answer { ENGINE_SAGA_BEGUN, ENGINE_SAGA_JOINED, ENGINE_SAGA_REFUSED };
+struct engine_saga {
+    const uint32_t *participants; /* registry numbers */
+    uint32_t participant_count;
+    uint64_t log_need; /* reserved; given back by engine_saga_release() */
+    bool has_key;
+    uint8_t key_digest[16], document_digest[16];
+    /* answers */
+    uint32_t epoch; /* BEGUN: its name; JOINED: of the saga that has used the key */
+    uint64_t sequence;
+    enum refuse_why why; /* REFUSED */
+    uint32_t participant;
+};
+enum engine_saga_answer engine_saga_begin(struct engine *engine, struct engine_saga *saga);
+/* The begin record at `log_position` is durable: the key is kept as long as the log keeps it. */
+void engine_saga_key_durable(struct engine *engine, const uint8_t key_digest[16], uint64_t log_position);
+/* False: there is no room. */
+bool engine_saga_reserve(struct engine *engine, uint64_t bytes);
+/* The same for a saga found in the log: it has to have room. */
+void engine_saga_adopt(struct engine *engine, uint64_t bytes);
+void engine_saga_release(struct engine *engine, uint64_t bytes);
+
 /* Transactions in memory: unfinished ones; NULL if not there. */
 const struct txn *engine_find(const struct engine *engine, uint32_t epoch, uint64_t sequence);
 /* Finished ones still remembered. */
@@ -343,6 +366,7 @@ struct engine_stats {
     uint32_t waiting, in_flight, in_doubt; /* in_doubt: voted and undecided, or decided and not applied everywhere */
     uint32_t keys;
     uint64_t log_reserved_bytes;
+    uint64_t last_sequence; /* handed out in this epoch: dense from 1 */
 };
 void engine_stats(const struct engine *engine, struct engine_stats *ret_stats);
 

@@ -39,6 +39,7 @@ struct engine {
     uint64_t next_ticket;
     uint64_t next_resend_us;
     uint64_t log_room, log_reserved, log_position_last;
+    uint64_t saga_reserved; /* of log_reserved */
     bool draining;
     bool started;        /* started_us is set */
     bool presumed_early; /* said that presumption began before all had joined */

@@ -185,7 +185,8 @@ static bool commit_is_sound(const Lockstep__LogCommit *c) {
     return digests && (!c->has_key_digest || (c->key_digest.len == 16 && c->document_digest.len == 16));
 }
 
-static enum ls_status take_key(struct recovery *r, const Lockstep__LogCommit *c, uint64_t position) {
+static enum ls_status take_key(struct recovery *r, uint32_t epoch, uint64_t sequence, const uint8_t *key_digest,
+                               const uint8_t *document_digest, uint64_t position) {
     if (r->key_count == r->key_capacity) {
         size_t capacity = r->key_capacity == 0 ? 1024 : r->key_capacity * 2;
         struct key *keys = realloc(r->keys, capacity * sizeof *keys);
@@ -196,9 +197,9 @@ static enum ls_status take_key(struct recovery *r, const Lockstep__LogCommit *c,
         r->key_capacity = capacity;
     }
     struct key *key = &r->keys[r->key_count++];
-    *key = (struct key){.epoch = c->epoch, .sequence = c->sequence, .position = position};
-    memcpy(key->key_digest, c->key_digest.data, 16);
-    memcpy(key->document_digest, c->document_digest.data, 16);
+    *key = (struct key){.epoch = epoch, .sequence = sequence, .position = position};
+    memcpy(key->key_digest, key_digest, 16);
+    memcpy(key->document_digest, document_digest, 16);
     return LS_OK;
 }
 
@@ -216,7 +217,7 @@ static enum ls_status on_commit(struct recovery *r, uint64_t position, const uin
     struct decision *d = find_or_add(r, c->epoch, c->sequence);
     enum ls_status status = d == NULL ? LS_ERR_NOMEM : LS_OK;
     if (status == LS_OK && c->has_key_digest) {
-        status = take_key(r, c, position);
+        status = take_key(r, c->epoch, c->sequence, c->key_digest.data, c->document_digest.data, position);
     }
     if (status != LS_OK) {
         lockstep__log_commit__free_unpacked(c, NULL);
@@ -376,6 +377,24 @@ static enum ls_status on_audit(struct recovery *r, uint64_t position, const uint
     return status;
 }
 
+/* The saga itself is saga_recover.c's; its key stands in the same table as those of transactions. */
+static enum ls_status on_saga_begin(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
+                                    struct ls_error *err) {
+    Lockstep__LogSagaBegin *b = lockstep__log_saga_begin__unpack(NULL, length, payload);
+    bool keyed = b != NULL && b->has_key_digest && b->has_document_digest;
+    enum ls_status status = LS_OK;
+    if (b == NULL || (keyed && (b->key_digest.len != 16 || b->document_digest.len != 16))) {
+        status = ls_fail(err, LS_ERR_CORRUPT, "saga record at %llu makes no sense", (unsigned long long)position);
+    } else if (keyed &&
+               take_key(r, b->epoch, b->sequence, b->key_digest.data, b->document_digest.data, position) != LS_OK) {
+        status = ls_fail(err, LS_ERR_NOMEM, "replaying the log");
+    }
+    if (b != NULL) {
+        lockstep__log_saga_begin__free_unpacked(b, NULL);
+    }
+    return status;
+}
+
 static enum ls_status on_epoch(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                struct ls_error *err) {
     struct frame_memory memory;
@@ -426,6 +445,11 @@ enum ls_status recovery_record(struct recovery *r, enum dlog_type type, uint64_t
         return on_mark(r, position, payload, length, err);
     case DLOG_AUDIT:
         return on_audit(r, position, payload, length, err);
+    case DLOG_SAGA_BEGIN:
+        return on_saga_begin(r, position, payload, length, err);
+    case DLOG_SAGA_PHASE:
+    case DLOG_SAGA_END:
+        return LS_OK;
     }
     return ls_fail(err, LS_ERR_CORRUPT, "record of unknown type %d at %llu", (int)type, (unsigned long long)position);
 }

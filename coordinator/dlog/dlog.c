@@ -611,6 +611,18 @@ enum dlog_found dlog_find(const struct dlog *log, uint32_t epoch, uint64_t seque
     return dlog_key_compare(key, log->horizon) <= 0 ? DLOG_BEYOND_HORIZON : DLOG_ABSENT;
 }
 
+bool dlog_find_saga(const struct dlog *log, uint32_t epoch, uint64_t sequence, struct dlog_saga *ret_saga) {
+    struct dlog_key key = {.epoch = epoch, .sequence = sequence};
+    ret_saga->begin = index_get(&log->kept.saga_begins, key);
+    ret_saga->phase = index_get(&log->kept.saga_phases, key);
+    ret_saga->end = index_get(&log->kept.saga_ends, key);
+    return ret_saga->begin != 0 || ret_saga->phase != 0 || ret_saga->end != 0;
+}
+
+size_t dlog_payload_max(const struct dlog *log) {
+    return log->record_max - FORMAT_RECORD_HEADER;
+}
+
 /* The segment that holds `position`, NULL when the log does not go there. */
 static const struct log_segment *segment_at(const struct dlog *log, uint64_t position) {
     size_t low = 0, high = log->segment_count;

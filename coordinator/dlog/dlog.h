@@ -130,6 +130,14 @@ enum dlog_found { DLOG_FOUND, DLOG_ABSENT, DLOG_BEYOND_HORIZON, DLOG_NEVER_ISSUE
 /* Is there a decision for (epoch, sequence)? ABSENT: the index covers it and there is none. NEVER_ISSUED: a later epoch
  * than this log's. (Sequences of the current epoch not handed out yet are the engine's to know.) O(1). */
 enum dlog_found dlog_find(const struct dlog *log, uint32_t epoch, uint64_t sequence, uint64_t *ret_position);
+/* Where the records of a saga stand, 0 for those that are not kept. False: none is. A saga record is never found by
+ * dlog_find(), nor a decision here. */
+struct dlog_saga {
+    uint64_t begin, phase, end;
+};
+bool dlog_find_saga(const struct dlog *log, uint32_t epoch, uint64_t sequence, struct dlog_saga *ret_saga);
+/* The longest payload one record of this log can have. */
+size_t dlog_payload_max(const struct dlog *log);
 /* Reads one record back; payload is valid until the next call on this log. LS_ERR_BUSY: appended, not durable yet
  * (dlog_find() already knows it: it must not be answered from). LS_ERR_NOT_FOUND: no record begins there. */
 enum ls_status dlog_read(struct dlog *log, uint64_t position, struct dlog_record *ret_record,

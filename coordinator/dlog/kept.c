@@ -54,6 +54,9 @@ static bool fields_valid(enum dlog_type type, const struct format_fields *f) {
     case DLOG_COMMIT:
     case DLOG_END:
     case DLOG_HAZARD:
+    case DLOG_SAGA_BEGIN:
+    case DLOG_SAGA_PHASE:
+    case DLOG_SAGA_END:
         return f->value[F_EPOCH] >= 1 && f->value[F_EPOCH] <= UINT32_MAX && f->value[F_SEQUENCE] >= 1 &&
                f->value[F_SEQUENCE] <= LS_SEQUENCE_MAX;
     case DLOG_EPOCH:
@@ -90,6 +93,17 @@ enum ls_status kept_prepare(struct kept *kept, enum dlog_type type, const void *
         break;
     case DLOG_AUDIT:
         change.hash = XXH3_64bits(payload, length);
+        break;
+    case DLOG_SAGA_BEGIN:
+        status = index_reserve(&kept->saga_begins, change.key);
+        status = status == LS_OK ? open_reserve(&kept->open_sagas) : status;
+        break;
+    case DLOG_SAGA_PHASE:
+        status = index_reserve(&kept->saga_phases, change.key);
+        status = status == LS_OK ? open_reserve(&kept->open_phases) : status;
+        break;
+    case DLOG_SAGA_END:
+        status = index_reserve(&kept->saga_ends, change.key);
         break;
     case DLOG_EPOCH:
     case DLOG_END:
@@ -155,6 +169,26 @@ static void apply_mark(struct kept *kept, const struct format_fields *f) {
     }
 }
 
+bool kept_saga_ended(const struct kept *kept, struct dlog_key key) {
+    return index_get(&kept->saga_ends, key) != 0;
+}
+
+/* The end is final: its barrier rows may be gone, so a saga must not come back to life, whatever is read behind it. */
+static void apply_saga(struct kept *kept, const struct kept_change *change, uint64_t position) {
+    bool ended = kept_saga_ended(kept, change->key);
+    if (change->type == DLOG_SAGA_END) {
+        index_set(&kept->saga_ends, change->key, position);
+        (void)open_remove(&kept->open_sagas, change->key);
+        (void)open_remove(&kept->open_phases, change->key);
+        return;
+    }
+    bool begin = change->type == DLOG_SAGA_BEGIN;
+    index_set(begin ? &kept->saga_begins : &kept->saga_phases, change->key, position);
+    if (!ended) {
+        open_put(begin ? &kept->open_sagas : &kept->open_phases, change->key, position);
+    }
+}
+
 void kept_apply(struct kept *kept, const struct kept_change *change, uint64_t position) {
     switch (change->type) {
     case DLOG_EPOCH:
@@ -182,12 +216,30 @@ void kept_apply(struct kept *kept, const struct kept_change *change, uint64_t po
     case DLOG_AUDIT:
         apply_audit(kept, change, position);
         break;
+    case DLOG_SAGA_BEGIN:
+    case DLOG_SAGA_PHASE:
+    case DLOG_SAGA_END:
+        apply_saga(kept, change, position);
+        break;
     }
+}
+
+void kept_drop_below(struct kept *kept, uint64_t below, struct dlog_key *horizon) {
+    struct dlog_key sagas = {0}; /* open ones were carried out: nobody asks for the others */
+    index_drop_below(&kept->index, below, horizon);
+    index_drop_below(&kept->saga_begins, below, &sagas);
+    index_drop_below(&kept->saga_phases, below, &sagas);
+    index_drop_below(&kept->saga_ends, below, &sagas);
 }
 
 void kept_free(struct kept *kept) {
     index_free(&kept->index);
     open_free(&kept->open);
+    index_free(&kept->saga_begins);
+    index_free(&kept->saga_phases);
+    index_free(&kept->saga_ends);
+    open_free(&kept->open_sagas);
+    open_free(&kept->open_phases);
     free(kept->participants);
     free(kept->hazards);
     memset(kept, 0, sizeof *kept);

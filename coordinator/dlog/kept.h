@@ -32,6 +32,9 @@ struct kept {
     size_t hazard_count, hazard_capacity;
     struct kept_audit audits[KEPT_AUDITS_MAX]; /* oldest first */
     size_t audit_count;
+    /* sagas: where begin, newest phase and end stand; of the open ones (no end seen) all of it is carried along */
+    struct index saga_begins, saga_phases, saga_ends;
+    struct open_set open_sagas, open_phases;
     uint32_t last_epoch;
     uint64_t epoch_position; /* of the newest DLOG_EPOCH, 0 none */
     uint64_t running_ms;     /* highest a mark told */
@@ -54,6 +57,9 @@ enum ls_status kept_prepare(struct kept *kept, enum dlog_type type, const void *
                             struct kept_change *ret_change, struct ls_error *err) LS_MUST_CHECK;
 /* Remembers it at `position`; at once after kept_prepare(). */
 void kept_apply(struct kept *kept, const struct kept_change *change, uint64_t position);
+/* Forgets what stands below `below`; raises *horizon to the highest decision dropped. */
+void kept_drop_below(struct kept *kept, uint64_t below, struct dlog_key *horizon);
+bool kept_saga_ended(const struct kept *kept, struct dlog_key key);
 void kept_free(struct kept *kept);
 
 #endif

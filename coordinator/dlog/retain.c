@@ -71,10 +71,27 @@ struct relogging {
     struct ls_error *err;
 };
 
+/* Of a saga that has ended only the end is written again: a begin behind it would be nothing but a danger. */
+static enum ls_status copy_saga(struct dlog *log, const struct dlog_record *record, struct ls_error *err) {
+    struct format_fields fields;
+    if (!format_read_fields(record->payload, record->length, &fields)) {
+        return LS_OK;
+    }
+    struct dlog_key key = {.epoch = (uint32_t)fields.value[1], .sequence = fields.value[2]};
+    const struct index *index = record->type == DLOG_SAGA_BEGIN   ? &log->kept.saga_begins
+                                : record->type == DLOG_SAGA_PHASE ? &log->kept.saga_phases
+                                                                  : &log->kept.saga_ends;
+    bool wanted = record->type == DLOG_SAGA_END || !kept_saga_ended(&log->kept, key);
+    return wanted && index_get(index, key) == record->position ? dlog_append_copy(log, record, err) : LS_OK;
+}
+
 static enum ls_status on_unproven(void *context, const struct dlog_record *record) {
     const struct relogging *relogging = context;
     struct dlog *log = relogging->log;
     struct format_fields fields;
+    if (record->type == DLOG_SAGA_BEGIN || record->type == DLOG_SAGA_PHASE || record->type == DLOG_SAGA_END) {
+        return copy_saga(log, record, relogging->err);
+    }
     if (record->type != DLOG_COMMIT || !format_read_fields(record->payload, record->length, &fields)) {
         return LS_OK;
     }
@@ -132,11 +149,12 @@ static size_t count_leaving(const struct dlog *log, uint64_t durable) {
     return count;
 }
 
-/* Copies open decisions that stand below the new beginning, at most about a batch per call. */
-static enum ls_status carry_open(struct dlog *log, uint64_t below, bool *ret_more, struct ls_error *err) {
+/* Copies what is open and stands below the new beginning, at most about a batch per call. */
+static enum ls_status carry_open(struct dlog *log, const struct open_set *set, uint64_t below, bool *ret_more,
+                                 struct ls_error *err) {
     uint64_t positions[256], begin = log->append_position;
     for (;;) {
-        size_t count = open_list(&log->kept.open, below, positions, sizeof positions / sizeof positions[0]);
+        size_t count = open_list(set, below, positions, sizeof positions / sizeof positions[0]);
         for (size_t i = 0; i < count; i++) {
             enum ls_status status = copy_at(log, positions[i], err);
             if (status != LS_OK) {
@@ -152,10 +170,14 @@ static enum ls_status carry_open(struct dlog *log, uint64_t below, bool *ret_mor
 
 static enum ls_status carry(struct dlog *log, struct ls_error *err) {
     struct retirement *r = &log->retirement;
-    bool more = false;
-    enum ls_status status = carry_open(log, r->below, &more, err);
-    if (status != LS_OK || more) {
-        return status;
+    const struct open_set *sets[] = {&log->kept.open, &log->kept.open_sagas, &log->kept.open_phases};
+    enum ls_status status = LS_OK;
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        bool more = false;
+        status = carry_open(log, sets[i], r->below, &more, err);
+        if (status != LS_OK || more) {
+            return status;
+        }
     }
     status = copy_tables(log, 0, r->below, err);
     if (status == LS_OK && log->kept.epoch_position != 0 && log->kept.epoch_position < r->below) {
@@ -165,7 +187,7 @@ static enum ls_status carry(struct dlog *log, struct ls_error *err) {
         return status;
     }
     /* From here on the answer about what goes is "beyond the horizon", a little before it is gone. */
-    index_drop_below(&log->kept.index, r->below, &log->horizon);
+    kept_drop_below(&log->kept, r->below, &log->horizon);
     log->horizon_running_ms = r->horizon_running_ms;
     /* Crash: copies of what is still open may be in the log, the originals are. */
     (void)failpoint_hit(FP_dlog_horizon_before_mark);

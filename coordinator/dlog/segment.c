@@ -187,7 +187,7 @@ enum ls_status segment_walk(struct segment_file *s, const struct format_header *
         if (!found || r.previous != walk->chain || r.sequence != walk->sequence) {
             return LS_OK;
         }
-        if (r.type < DLOG_EPOCH || r.type > DLOG_AUDIT || r.flags != 0) {
+        if (r.type < DLOG_EPOCH || r.type > DLOG_TYPE_LAST || r.flags != 0) {
             return ls_fail(err, LS_ERR_CORRUPT,
                            "record at %" PRIu64 " has type %u, flags %u: written by a newer lockstep", r.position,
                            r.type, r.flags);

@@ -25,7 +25,10 @@
 #define LS_GID_MAX 199        /* PostgreSQL: GIDSIZE 200 with its NUL */
 #define LS_KEY_MAX 255        /* Idempotency-Key */
 #define LS_SQLSTATE_LEN 5
-#define LS_REASON_MAX 512 /* human text travelling with a vote or an outcome; longer is cut */
+#define LS_STEP_MAX LS_PARTICIPANT_MAX /* name of a saga's step */
+#define LS_STEP_RESULT_MAX (64u << 10) /* bytes of result that a barrier row keeps */
+#define LS_KEPT_PAGE_MAX 1000u         /* sagas in one Kept or Forget */
+#define LS_REASON_MAX 512              /* human text travelling with a vote or an outcome; longer is cut */
 
 _Static_assert(LS_COORDINATOR_MAX + 1 + LS_INCARNATION_LEN + 1 + LS_EPOCH_DIGITS + 1 + LS_SEQUENCE_DIGITS + 1 +
                        LS_NUMBER_DIGITS ==
@@ -37,9 +40,10 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
                "XA gid must fit");
 
 /* ---- wire ---- */
-#define LS_PROTOCOL_VERSION 1u
-#define LS_PROTOCOL_VERSION_MIN 1u /* N-1 once there is one */
-#define LS_FRAME_MAX (1u << 20)    /* bytes of one frame's payload, also the default HTTP body bound */
+#define LS_PROTOCOL_VERSION 2u
+#define LS_PROTOCOL_VERSION_MIN 1u  /* N-1 */
+#define LS_PROTOCOL_VERSION_SAGA 2u /* with less: no Work.saga, no Kept, no Forget */
+#define LS_FRAME_MAX (1u << 20)     /* bytes of one frame's payload, also the default HTTP body bound */
 #define LS_PING_INTERVAL_MS 1000u
 #define LS_PEER_DEAD_MS 5000u
 
@@ -58,7 +62,13 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_DEFAULT_HTTP_IDLE_S 60u    /* limits.http_idle, seconds from accept or last answer to a whole request */
 #define LS_DEFAULT_DEADLINE_MS 30000u /* limits.deadline */
 #define LS_DEADLINE_MS_MIN 10u
-#define LS_DEADLINE_MS_MAX 3600000u      /* a deadline cannot be switched off */
+#define LS_DEADLINE_MS_MAX 3600000u          /* a deadline cannot be switched off */
+#define LS_DEFAULT_SAGA_BODY_MAX (32u << 10) /* limits.saga_body, bytes: a saga's document stands in the log */
+#define LS_SAGA_BODY_CEILING (56u << 10)
+#define LS_DEFAULT_SAGAS_MAX 10000u         /* limits.sagas, open ones, dead letters included */
+#define LS_DEFAULT_SAGA_DEADLINE_MS 600000u /* "deadline" of a saga's document: to the point of no return */
+#define LS_SAGA_DEADLINE_MS_MAX (30u * 86400000u)
+#define LS_SAGA_ATTEMPTS_MAX 1000u
 #define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u /* limits.lock_timeout */
 #define LS_LOCK_TIMEOUT_MS_MIN 1u
 #define LS_LOCK_TIMEOUT_MS_MAX 3600000u /* cannot be switched off either */

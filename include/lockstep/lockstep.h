@@ -52,7 +52,7 @@ extern "C" {
 
 /* The version of this interface: functions and fields are added within a major version, never changed. */
 #define LOCKSTEP_API_MAJOR 1
-#define LOCKSTEP_API_MINOR 0
+#define LOCKSTEP_API_MINOR 1
 
 /* Limits. Lengths are bytes without the terminating NUL, except LOCKSTEP_TEXT_MAX. */
 #define LOCKSTEP_GTID_MAX 64
@@ -66,6 +66,7 @@ extern "C" {
 #define LOCKSTEP_CALLS_MAX 4096u          /* calls under way in one client; one more is LOCKSTEP_BUSY */
 #define LOCKSTEP_TIMEOUT_MS_MAX 86400000u
 #define LOCKSTEP_LIST_MAX 10000u /* largest `limit` of a listing */
+#define LOCKSTEP_SAGA_WAIT_MS_MAX 300000u
 
 /* Defaults of the options. */
 #define LOCKSTEP_DEFAULT_TIMEOUT_MS 60000u
@@ -90,10 +91,10 @@ enum lockstep_status {
 
 enum lockstep_outcome {
     LOCKSTEP_NO_OUTCOME = 0, /* the call was not about one transaction, or failed */
-    LOCKSTEP_COMMITTED,
-    LOCKSTEP_ABORTED,
-    LOCKSTEP_PENDING, /* not known yet: ask again with the gtid */
-    LOCKSTEP_HAZARD   /* a branch was broken from outside; an operator must look */
+    LOCKSTEP_COMMITTED,      /* a saga: completed */
+    LOCKSTEP_ABORTED,        /* a saga: compensated */
+    LOCKSTEP_PENDING,        /* not known yet: ask again with the gtid */
+    LOCKSTEP_HAZARD          /* a branch was broken from outside; an operator must look */
 };
 
 /* How long the coordinator holds an answer back. */
@@ -102,7 +103,10 @@ enum lockstep_wait {
     LOCKSTEP_WAIT_DECIDED      /* until the decision is durable */
 };
 
-struct lockstep;      /* a client: connections to one coordinator */
+struct lockstep; /* a client: connections to one coordinator */
+/* What an operator can say about a stuck saga. */
+enum lockstep_act { LOCKSTEP_ACT_RETRY = 0, LOCKSTEP_ACT_SKIP, LOCKSTEP_ACT_COMPENSATE };
+
 struct lockstep_call; /* an asynchronous call under way */
 
 /* Fill with lockstep_options_init() first; it sets `size` and the defaults. Strings are borrowed during lockstep_open()
@@ -186,6 +190,25 @@ enum lockstep_status lockstep_participants(struct lockstep *client, struct locks
 enum lockstep_status lockstep_abort(struct lockstep *client, const char *gtid, struct lockstep_result *result);
 
 /*
+ * Sagas (from 1.1). A document with "mode": "saga" is submitted with lockstep_run(): LOCKSTEP_WAIT_APPLIED waits for
+ * its end (LOCKSTEP_PENDING when it is stuck or the timeout is over), LOCKSTEP_WAIT_DECIDED until it has begun. Its
+ * name is in result->gtid, everything else about it as JSON in result->body.
+ */
+/* Asks for a saga; waits up to `wait_ms` for its end, 0: answer at once. */
+enum lockstep_status lockstep_saga(struct lockstep *client, const char *saga, uint32_t wait_ms,
+                                   struct lockstep_result *result);
+/* Lists sagas that have not ended. `state` NULL: all. */
+enum lockstep_status lockstep_sagas(struct lockstep *client, const char *state, uint32_t limit,
+                                    struct lockstep_result *result);
+/* Turns it to compensation; LOCKSTEP_REFUSED behind its point of no return. */
+enum lockstep_status lockstep_saga_cancel(struct lockstep *client, const char *saga, struct lockstep_result *result);
+/* Lists stuck sagas. */
+enum lockstep_status lockstep_dead_letters(struct lockstep *client, uint32_t limit, struct lockstep_result *result);
+/* An operator's word about one (admin only). `reason` may be NULL; it stands in the audit record. */
+enum lockstep_status lockstep_dead_letter(struct lockstep *client, const char *saga, enum lockstep_act act,
+                                          const char *reason, struct lockstep_result *result);
+
+/*
  * Asynchronous calls. `done` is called once, from lockstep_dispatch() or from a blocking call, never from `_start`
  * itself. It owns *result during the call only: to keep the body, take it (set result->body to NULL and free() it
  * later). It may start and cancel calls; it may not call lockstep_dispatch(), a blocking function or lockstep_close().
@@ -207,6 +230,17 @@ enum lockstep_status lockstep_participants_start(struct lockstep *client, lockst
                                                  struct lockstep_call **ret_call);
 enum lockstep_status lockstep_abort_start(struct lockstep *client, const char *gtid, lockstep_done done, void *context,
                                           struct lockstep_call **ret_call);
+enum lockstep_status lockstep_saga_start(struct lockstep *client, const char *saga, uint32_t wait_ms,
+                                         lockstep_done done, void *context, struct lockstep_call **ret_call);
+enum lockstep_status lockstep_sagas_start(struct lockstep *client, const char *state, uint32_t limit,
+                                          lockstep_done done, void *context, struct lockstep_call **ret_call);
+enum lockstep_status lockstep_saga_cancel_start(struct lockstep *client, const char *saga, lockstep_done done,
+                                                void *context, struct lockstep_call **ret_call);
+enum lockstep_status lockstep_dead_letters_start(struct lockstep *client, uint32_t limit, lockstep_done done,
+                                                 void *context, struct lockstep_call **ret_call);
+enum lockstep_status lockstep_dead_letter_start(struct lockstep *client, const char *saga, enum lockstep_act act,
+                                                const char *reason, lockstep_done done, void *context,
+                                                struct lockstep_call **ret_call);
 /* Forgets a call: `done` is not called. What was sent stays sent. */
 void lockstep_cancel(struct lockstep_call *call);
 

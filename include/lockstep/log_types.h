@@ -11,7 +11,11 @@ enum dlog_type {
     DLOG_PARTICIPANT = 4, /* LogParticipant */
     DLOG_HAZARD = 5,      /* LogHazard */
     DLOG_MARK = 6,        /* LogMark */
-    DLOG_AUDIT = 7        /* LogAudit */
+    DLOG_AUDIT = 7,       /* LogAudit */
+    DLOG_SAGA_BEGIN = 8,  /* LogSagaBegin */
+    DLOG_SAGA_PHASE = 9,  /* LogSagaPhase: the newest one is the saga's state */
+    DLOG_SAGA_END = 10,   /* LogSagaEnd: final, whatever is found of the saga before or behind it */
+    DLOG_TYPE_LAST = DLOG_SAGA_END
 };
 
 #endif

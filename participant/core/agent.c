@@ -328,6 +328,7 @@ uint64_t agent_next_timer(const struct agent *a) {
     min_us(&least, silence_us(a));
     min_us(&least, a->fence_us);
     min_us(&least, a->sweep_us);
+    min_us(&least, a->kept_us);
     if (a->inquiry_token != 0) min_us(&least, a->inquiry_due_us);
     return least;
 }
@@ -346,6 +347,7 @@ static void on_tick(struct agent *a) {
         link_store_fence(a, false);
     }
     sweep_tick(a);
+    kept_tick(a);
 }
 
 /* ------------------------------------------------------------------ dispatch */
@@ -361,7 +363,7 @@ static struct agent_branch *take_answer(struct agent *a, const struct agent_even
 }
 
 static bool is_frame(enum agent_event_kind kind) {
-    return kind >= AEV_WELCOME && kind <= AEV_ANSWER;
+    return kind >= AEV_WELCOME && kind <= AEV_FORGET;
 }
 
 static bool is_branch_answer(enum agent_event_kind kind) {
@@ -417,6 +419,9 @@ static void dispatch(struct agent *a, const struct agent_event *event) {
     case AEV_ANSWER:
         sweep_on_answer(a, event);
         return;
+    case AEV_FORGET:
+        kept_on_forget(a, event);
+        return;
     case AEV_DB_LOCK:
         if (is_control_answer(a, event)) on_lock(a, event->lock.result);
         return;
@@ -431,6 +436,12 @@ static void dispatch(struct agent *a, const struct agent_event *event) {
         return;
     case AEV_DB_SCAN:
         if (a->scan_op != 0 && event->op == a->scan_op) sweep_on_scan(a, event);
+        return;
+    case AEV_DB_KEPT:
+        if (a->kept_op != 0 && event->op == a->kept_op) kept_on_page(a, event);
+        return;
+    case AEV_DB_FORGET:
+        if (a->forget_op != 0 && event->op == a->forget_op) kept_on_forgotten(a, event);
         return;
     case AEV_DB_RUN:
         drive_on_run(a, b, &event->run);
@@ -520,11 +531,12 @@ struct agent *agent_new(const struct agent_config *config) {
     if (a == NULL) return NULL;
     a->config = *config;
     a->random = config->seed;
-    a->retry_us = a->fence_us = a->sweep_us = a->lock_held_us = AGENT_NEVER;
+    a->retry_us = a->fence_us = a->sweep_us = a->kept_us = a->lock_held_us = AGENT_NEVER;
     a->history = calloc(AGENT_HISTORY_MAX, sizeof(*a->history));
     a->items = calloc(AGENT_INQUIRY_ITEMS_MAX, sizeof(*a->items));
     a->item_out = calloc(AGENT_INQUIRY_ITEMS_MAX, sizeof(*a->item_out));
-    if (!table_new(a) || a->history == NULL || a->items == NULL || a->item_out == NULL) {
+    a->kept_sagas = calloc(LS_KEPT_PAGE_MAX, sizeof(*a->kept_sagas));
+    if (!table_new(a) || a->history == NULL || a->items == NULL || a->item_out == NULL || a->kept_sagas == NULL) {
         agent_free(a);
         return NULL;
     }
@@ -542,6 +554,7 @@ void agent_free(struct agent *a) {
     free(a->history);
     free(a->items);
     free(a->item_out);
+    free(a->kept_sagas);
     free(a);
 }
 
@@ -608,5 +621,7 @@ void agent_check(const struct agent *a) {
     if (a->state == AGENT_LOCKING || a->state == AGENT_CLEANING || a->state == AGENT_IDENTIFYING)
         assert((a->control_op != 0) != (a->retry_us != AGENT_NEVER));
     if (a->state == AGENT_DIALLING) assert(a->dialling != (a->retry_us != AGENT_NEVER));
+    if (a->state == AGENT_SERVING && a->speaks_saga)
+        assert(a->kept_us != AGENT_NEVER || a->kept_op != 0 || (a->forget_op != 0 && a->kept_cycle));
     if (a->state == AGENT_SERVING) assert(a->sweep_us != AGENT_NEVER || a->scan_op != 0 || a->inquiry_token != 0);
 }

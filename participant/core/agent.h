@@ -135,6 +135,7 @@ enum agent_item {
     AGENT_ITEM_BEGIN,
     AGENT_ITEM_MARKER,      /* SET LOCAL of marker, timeouts */
     AGENT_ITEM_OUTCOME_ROW, /* one_phase: the insert of the outcome row */
+    AGENT_ITEM_BARRIER,     /* a saga's step: its barrier row. LS001: it had an answer already, `barrier` says which */
     AGENT_ITEM_STATEMENT,   /* failed_step says which */
     AGENT_ITEM_RESULTS,     /* the server was content, but rows_max or bytes_max is exceeded */
     AGENT_ITEM_CONSTRAINTS, /* SET CONSTRAINTS ALL IMMEDIATE, SET LOCAL of what the branch may not change */
@@ -151,6 +152,9 @@ enum agent_guard {
     AGENT_GUARD_MARKER_LOST,  /* a statement ended the transaction */
     AGENT_GUARD_FOREIGN_OWNER /* current role is not the one that was logged in */
 };
+
+/* What the barrier row of a saga's step says; numbers of lockstep.proto's BarrierState. */
+enum agent_barrier { AGENT_BARRIER_DONE = 0, AGENT_BARRIER_UNDONE = 1, AGENT_BARRIER_CANCELLED = 2 };
 
 struct agent_step_rows {
     uint32_t step;
@@ -177,6 +181,9 @@ struct agent_run {
     const char *owner;              /* role that owns the prepared transaction */
     const struct agent_step_rows *rows;
     uint32_t row_count;
+    /* A saga's step: what its row says once this run is committed; after LS001, what it says instead of it. */
+    bool has_barrier;
+    enum agent_barrier barrier;
 };
 
 /* One statement's view of one gid (design 2.4): list, status, system id, timeline read together. */
@@ -250,12 +257,15 @@ enum agent_event_kind {
     AEV_PROVE, /* one event per item */
     AEV_SETTLE,
     AEV_ANSWER,
+    AEV_FORGET,
     /* answers of the server */
     AEV_DB_LOCK,
     AEV_DB_CLEAN,
     AEV_DB_IDENTITY,
     AEV_DB_FENCE,
     AEV_DB_SCAN,
+    AEV_DB_KEPT,
+    AEV_DB_FORGET,
     AEV_DB_RUN,
     AEV_DB_COMMIT1,
     AEV_DB_ROLLBACK,
@@ -274,6 +284,7 @@ enum agent_lock_result {
 enum agent_settle_result {
     AGENT_SETTLE_COMMITTED, /* the outcome row is there and is no tombstone */
     AGENT_SETTLE_ABORTED,   /* a tombstone is there, ours or an earlier one, COMMITTED */
+    AGENT_SETTLE_FORGOTTEN, /* no row, below the horizon: it may have been pruned */
     AGENT_SETTLE_BUSY,      /* lock_timeout: somebody holds the key uncommitted */
     AGENT_SETTLE_FAILED     /* anything else, outcome of the insert unknown included */
 };
@@ -297,7 +308,8 @@ struct agent_event {
     bool has_fence;           /* a frame without one is a protocol error */
     union {
         struct {
-            uint32_t number; /* of this participant in the coordinator's registry */
+            uint32_t version; /* of the protocol, as chosen */
+            uint32_t number;  /* of this participant in the coordinator's registry */
             const char *coordinator;
             bool has_chain_at;
             uint64_t chain_at;
@@ -328,6 +340,15 @@ struct agent_event {
             const struct agent_answer_item *items;
             uint32_t count;
         } answer;
+        struct {
+            bool has_token;
+            uint64_t token;
+            char *const *sagas; /* ended for good */
+            uint32_t count;
+            bool has_horizon; /* outcome rows up to this transaction of the present incarnation may go */
+            uint32_t epoch;
+            uint64_t sequence;
+        } forget;
 
         struct {
             enum agent_lock_result result;
@@ -354,6 +375,15 @@ struct agent_event {
             uint32_t count;
             bool more; /* the limit cut the list */
         } scan;
+        struct {
+            bool ok;
+            const char *const *sagas; /* in order; fewer than the limit: the last page */
+            uint32_t count;
+        } kept;
+        struct {
+            bool ok;
+            bool more; /* outcome rows below the horizon are left */
+        } forgotten;
         struct agent_run run;
         struct {
             struct agent_answer answer;
@@ -402,6 +432,7 @@ enum agent_effect_kind {
     AEF_SEND_VOTE,
     AEF_SEND_DONE,
     AEF_SEND_INQUIRY,
+    AEF_SEND_KEPT,
     AEF_FREE_WORK, /* the host's Work frame is no longer needed */
     AEF_FORGET,    /* the core no longer knows `branch`: results kept for it may go */
     /* on the server */
@@ -411,6 +442,9 @@ enum agent_effect_kind {
     AEF_DB_FENCE,    /* store a fence; see below */
     AEF_DB_SCAN,     /* list own gids (every incarnation), gid > after, ordered by gid (bytewise, collate "C"), at most
                         limit */
+    AEF_DB_KEPT,     /* list sagas with barrier rows, saga > after, bytewise, at most limit */
+    AEF_DB_FORGET,   /* delete the barrier rows of `sagas` and store the horizon, durably; then delete one batch of
+                        outcome   rows below the stored horizon */
     AEF_DB_RUN,      /* run one part of a branch in one pipeline */
     AEF_DB_COMMIT1,  /* COMMIT alone on the branch's session */
     AEF_DB_ROLLBACK, /* ROLLBACK on the branch's session, which is idle in its transaction */
@@ -482,6 +516,8 @@ struct agent_effect {
             const char *existing_gtid; /* EXISTS */
             const uint8_t *existing_hash;
             size_t existing_hash_length;
+            bool has_barrier;
+            enum agent_barrier barrier;
         } vote;
         struct {
             enum agent_done kind;
@@ -495,6 +531,23 @@ struct agent_effect {
             uint32_t count;
             struct agent_server server;
         } inquiry;
+        struct {
+            uint64_t token;
+            const char *const *sagas;
+            uint32_t count;
+        } kept;
+        struct {
+            const char *after;
+            uint32_t limit;
+        } kept_page;
+        struct {
+            char *const *sagas;
+            uint32_t count;
+            bool has_horizon;
+            const char *incarnation;
+            uint32_t epoch;
+            uint64_t sequence;
+        } forget;
         struct {
             void *work;
         } free_work;

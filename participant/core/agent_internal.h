@@ -4,6 +4,7 @@
  *   agent.c   dispatch, start-up order, credits, timers, checks
  *   link.c    the link: Hello, Welcome, fence, frames' sanity
  *   sweep.c   scan, inquiry, verdicts
+ *   kept.c    what the database keeps for others: barrier rows, outcome rows, and when they may go
  *   drive.c   what happens to a branch: Work, runs, decisions, proofs, settling
  *   table.c   where branches and ended names are kept
  */
@@ -106,10 +107,19 @@ struct agent {
     uint64_t inquiry_due_us;
     struct agent_server scan_server;
     uint32_t foreign_count, foreign_told; /* in this cycle, and when it was last reported */
-    struct sweep_item *items;        /* AGENT_INQUIRY_ITEMS_MAX */
-    struct agent_prepared *item_out; /* the same, as the effect shows them */
+    struct sweep_item *items;             /* AGENT_INQUIRY_ITEMS_MAX */
+    struct agent_prepared *item_out;      /* the same, as the effect shows them */
     uint32_t item_count;
     uint32_t human_count;
+
+    /* what may be forgotten */
+    bool speaks_saga; /* the coordinator understands Kept */
+    uint64_t kept_op, forget_op, kept_token;
+    uint64_t kept_us; /* next page, or the next try if no answer comes */
+    char kept_after[LS_GTID_MAX + 1];
+    bool kept_more;          /* the page was full */
+    bool kept_cycle;         /* forget_op belongs to a page */
+    const char **kept_sagas; /* LS_KEPT_PAGE_MAX; of the page that is being handled */
 
     /* branches */
     struct agent_branch **slots;
@@ -170,6 +180,14 @@ void sweep_end_of_link(struct agent *a);
 void sweep_on_scan(struct agent *a, const struct agent_event *event);
 void sweep_on_answer(struct agent *a, const struct agent_event *event);
 void sweep_tick(struct agent *a);
+
+/* kept.c */
+void kept_begin(struct agent *a);
+void kept_end_of_link(struct agent *a);
+void kept_on_page(struct agent *a, const struct agent_event *event);
+void kept_on_forget(struct agent *a, const struct agent_event *event);
+void kept_on_forgotten(struct agent *a, const struct agent_event *event);
+void kept_tick(struct agent *a);
 
 /* drive.c */
 void drive_on_work(struct agent *a, const struct agent_event *event);

@@ -66,8 +66,10 @@ struct agent_branch {
     void *work;                /* of the run that is on its way */
     void *first_work;          /* one phase: part 0, which names the key */
     struct agent_judged cause; /* why NO */
-    uint64_t timer_us;         /* AGENT_NEVER: none */
-    uint32_t heap_index;       /* UINT32_MAX: not in the heap */
+    bool has_barrier;          /* a saga's step: what the last run said of its row */
+    enum agent_barrier barrier;
+    uint64_t timer_us;   /* AGENT_NEVER: none */
+    uint32_t heap_index; /* UINT32_MAX: not in the heap */
     struct agent_branch *hash_next, *order_next, *order_prev;
 };
 

@@ -88,6 +88,16 @@ static struct agent_effect *vote(struct agent *a, struct agent_branch *b, enum a
     return effect;
 }
 
+/* The barrier row had an answer already: that is what the vote is about, the transaction itself was rolled back. */
+static bool was_answered(const struct agent_branch *b) {
+    return b->has_barrier && strcmp(b->cause.sqlstate, "LS001") == 0;
+}
+
+static void vote_barrier(struct agent_effect *effect, const struct agent_branch *b) {
+    effect->vote.has_barrier = b->has_barrier;
+    effect->vote.barrier = b->barrier;
+}
+
 static void vote_no(struct agent *a, struct agent_branch *b) {
     a->stats.votes_no++;
     b->voted = true;
@@ -102,6 +112,10 @@ static void vote_no(struct agent *a, struct agent_branch *b) {
         effect->vote.step = b->cause.step;
         effect->vote.retryable = b->cause.retryable;
         effect->vote.key_free = b->one_phase && b->cause.key_free;
+        if (was_answered(b)) {
+            effect->vote.with_results = b->barrier == AGENT_BARRIER_DONE;
+            vote_barrier(effect, b);
+        }
     }
     give_credit_back(a, b);
 }
@@ -159,6 +173,7 @@ static void vote_the_end(struct agent *a, struct agent_branch *b, enum agent_don
     struct agent_effect *effect = vote(a, b, kind == AGENT_DONE_COMMITTED ? AGENT_VOTE_COMMITTED : AGENT_VOTE_BROKEN);
     effect->vote.with_results = kind == AGENT_DONE_COMMITTED;
     effect->vote.reason = reason;
+    if (kind == AGENT_DONE_COMMITTED) vote_barrier(effect, b);
 }
 
 /* The branch has ended, and it is certain how. */
@@ -406,6 +421,8 @@ static void learn_identity(struct agent_branch *b, const struct agent_run *run) 
 static void run_answered(struct agent *a, struct agent_branch *b, const struct agent_run *run) {
     agent_vote_judge(run, b->last_sent, b->one_phase, &b->cause);
     learn_identity(b, run);
+    b->has_barrier = run->has_barrier;
+    b->barrier = run->barrier;
     refuse_changed_server(a, b);
     switch (b->cause.judgement) {
     case AGENT_JUDGE_CONTINUE:
@@ -539,6 +556,10 @@ void drive_on_settled(struct agent *a, struct agent_branch *b, enum agent_settle
         }
         if (b->cause.reason[0] == '\0') set_cause(b, "", "not committed; a tombstone keeps it so", true);
         end(a, b, AGENT_DONE_ABORTED, "a tombstone is committed in the place of its outcome row");
+        return;
+    case AGENT_SETTLE_FORGOTTEN:
+        end(a, b, AGENT_DONE_HAZARD,
+            "older than what is remembered of its like: how it ended is not known here any more");
         return;
     case AGENT_SETTLE_BUSY:
     case AGENT_SETTLE_FAILED:

@@ -56,6 +56,7 @@ void link_lose(struct agent *a) {
     a->identified = false;
     a->credits_told = a->credits_most = 0;
     sweep_end_of_link(a);
+    kept_end_of_link(a);
     drive_on_link_lost(a);
 }
 
@@ -202,6 +203,7 @@ void link_on_welcome(struct agent *a, const struct agent_event *event) {
     bool first = !a->has_fence || by_operator || !a->has_stored || a->stored.epoch != event->fence.epoch ||
                  strcmp(a->stored.incarnation, event->fence.incarnation) != 0;
     a->number = event->welcome.number;
+    a->speaks_saga = event->welcome.version >= LS_PROTOCOL_VERSION_SAGA;
     a->has_fence = true;
     a->fence = event->fence;
     if (first) {

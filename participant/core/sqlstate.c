@@ -50,6 +50,9 @@ static const struct agent_sqlstate_row rows[] = {
     {"58", NO_REPORT, REPORT, "system error outside PostgreSQL"},
     {"72000", AGAIN, RETRY, "snapshot too old"},
     {"F0", NO_REPORT, REPORT, "configuration file error"},
+    {"LS001", NO, RETRY, "a saga's step whose barrier row has an answer already"},
+    {"LS002", NO, RETRY, "a saga's step to be undone that was never done"},
+    {"LS003", NO_REPORT, RETRY, "a transaction older than the horizon of outcome rows"},
     {"XX", NO_REPORT, REPORT, "internal error or corrupted data"},
     {"*", NO, RETRY, "an ERROR rolls back; finishing: nothing is known, so prove and try again"},
 };

@@ -68,11 +68,12 @@ static void cycle_done(struct agent *a) {
                      " prepared transactions need a human: the coordinator's log no longer goes back that far",
                      a->human_count);
     if (a->foreign_count > a->foreign_told)
-        agent_report(a, true, NULL,
-                     "%" PRIu32
-                     " prepared transactions bear gids of ours, but belong to roles that this agent may not act as: they "
-                     "are left alone",
-                     a->foreign_count);
+        agent_report(
+            a, true, NULL,
+            "%" PRIu32
+            " prepared transactions bear gids of ours, but belong to roles that this agent may not act as: they "
+            "are left alone",
+            a->foreign_count);
     a->foreign_told = a->foreign_count;
     /* What was left, or is not answered yet, holds locks meanwhile: ask again soon. The pause grows to a second and no
      * further, since a coordinator that waits for the last participant to join can answer from one moment to the next.
@@ -85,6 +86,7 @@ static void cycle_done(struct agent *a) {
     if (a->state == AGENT_ASKING) {
         agent_become(a, AGENT_SERVING);
         agent_emit(a, AEF_SEND_READY);
+        kept_begin(a);
     }
 }
 

@@ -38,6 +38,8 @@ static const char *item_name(enum agent_item item) {
         return "setting the branch's marker";
     case AGENT_ITEM_OUTCOME_ROW:
         return "inserting the outcome row";
+    case AGENT_ITEM_BARRIER:
+        return "the barrier row of the step";
     case AGENT_ITEM_STATEMENT:
         return "a statement";
     case AGENT_ITEM_RESULTS:

@@ -8,6 +8,7 @@
  *   finish.c   COMMIT PREPARED, ROLLBACK PREPARED, fence stores
  *   proof.c    identity, proof, scan
  *   outcome.c  outcome rows: tombstones, keys
+ *   kept.c     barrier rows and outcome rows that may go
  *   worker.c   worker sessions, one branch each
  *   execute.c  the pipeline of a branch and what came of it
  *   rows.c     rows as JSON
@@ -47,7 +48,7 @@ struct login {
 enum run_layout_none { RUN_NONE = UINT32_MAX };
 /* Where each command stands in the pipeline of a run; RUN_NONE: not in this one. */
 struct run_layout {
-    uint32_t begin, marker, outcome, first_statement, constraints, guard, prepare, lsn;
+    uint32_t begin, marker, outcome, barrier, first_statement, constraints, guard, prepare, lsn;
 };
 
 struct session;
@@ -67,6 +68,10 @@ struct branch {
     char gid[LS_GID_MAX + 1];
     bool first, last, one_phase;
     uint32_t lock_timeout_ms, deadline_ms;
+    /* a saga's step; saga "": none. result_max: bytes the barrier row may keep */
+    char saga[LS_GTID_MAX + 1], step[LS_STEP_MAX + 1];
+    Lockstep__SagaOp saga_op;
+    uint32_t result_max;
     char role[LS_ROLE_MAX + 1], app[LS_IDENTITY_MAX + 1];
     bool waiting; /* in pg->waiting */
     struct branch *wait_next;
@@ -239,6 +244,10 @@ void proof_scan(struct pg *pg, const struct agent_effect *effect);
 /* outcome.c */
 void outcome_settle(struct pg *pg, const struct agent_effect *effect);
 void outcome_read_key(struct pg *pg, const struct agent_effect *effect);
+
+/* kept.c */
+void kept_page(struct pg *pg, const struct agent_effect *effect);
+void kept_forget(struct pg *pg, const struct agent_effect *effect);
 
 /* worker.c */
 struct branch *branch_find(struct pg *pg, uint64_t number);

@@ -1,10 +1,11 @@
 /*
  * execute.c: one part of a branch as one libpq pipeline: one Sync, one write, one round trip.
  *
- *   first part   [reset] BEGIN, marker and timeouts, [outcome row], statements
+ *   first part   [reset] BEGIN, marker and timeouts, [outcome row], [barrier row], statements
  *   later part   timeouts, statements
  *   last part    ... SET CONSTRAINTS ALL IMMEDIATE, guard, PREPARE TRANSACTION, position
- *   one-phase    ... SET CONSTRAINTS ALL IMMEDIATE, guard;  COMMIT comes alone, later (hazards 1.15)
+ *   one-phase    ... SET CONSTRAINTS ALL IMMEDIATE, guard;  COMMIT comes alone, later (hazards 1.15), or right behind the result that the barrier
+ *                row keeps: if that is refused, the server skips COMMIT
  *
  * A failed item skips the rest, PREPARE included. What came of it is reported as it was; vote.c judges. Where the transaction has failed and
  * the session lives, ROLLBACK is sent first and the report follows its answer.
@@ -26,7 +27,7 @@
 #include "participant/pg/xid.h"
 
 #define IDLE_GRACE_MS 5000u       /* beyond the deadline, before the server itself ends an open transaction of a frozen agent */
-#define FIXED_ITEMS 8u            /* of a pipeline, besides the statements */
+#define FIXED_ITEMS 9u            /* of a pipeline, besides the statements */
 #define FRAME_SLACK (16u << 10)   /* bytes of a Vote that are not rows */
 #define STEP_SLACK 32u            /* and per statement */
 #define VALUES_ON_STACK 64
@@ -80,6 +81,27 @@ static void on_row(void *context, struct conn_batch *batch, uint32_t item, const
     rows_add(&branch->texts[index], &branch->budget, result, row);
 }
 
+/* Where the barrier row answers instead of the statements: what it has kept of them. */
+static void read_kept(struct branch *branch, const struct conn_item *item)
+{
+    uint32_t count = (uint32_t)PQntuples(item->result);
+    execute_forget_results(branch);
+    branch->texts = pg_alloc((count + 1) * sizeof(*branch->texts));
+    branch->results = pg_alloc((count + 1) * sizeof(*branch->results));
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t at = 0, touched = 0;
+        const char *rows = conn_value(item, (int)i, ATTEMPT_ROWS);
+        if (!pg_parse_u64(conn_value(item, (int)i, ATTEMPT_AT), &at) || !pg_parse_u64(conn_value(item, (int)i, ATTEMPT_TOUCHED), &touched))
+            break; /* nothing was kept */
+        struct pg_step_result *result = &branch->results[branch->result_count];
+        struct rows_text *text = &branch->texts[branch->result_count++];
+        *result = (struct pg_step_result){.step = (uint32_t)at, .rows_affected = touched, .has_rows = rows != NULL};
+        if (rows != NULL)
+            rows_copy(text, rows);
+        result->json = text->data;
+    }
+}
+
 static void read_results(struct branch *branch, const struct conn_batch *batch)
 {
     for (uint32_t i = 0; i < branch->result_count; i++) {
@@ -108,6 +130,20 @@ static void add_statement(struct conn *conn, struct conn_batch *batch, const Loc
     conn_add(conn, batch, statement->sql, (int)statement->n_args, values);
     if (values != few)
         free(values);
+}
+
+static bool is_saga(const struct branch *branch)
+{
+    return branch->saga[0] != '\0';
+}
+
+static const char *const saga_ops[] = {
+    [LOCKSTEP__SAGA_OP__SAGA_DO] = "do", [LOCKSTEP__SAGA_OP__SAGA_UNDO] = "undo", [LOCKSTEP__SAGA_OP__SAGA_CANCEL] = "cancel"};
+
+static void add_attempt(struct pg *pg, struct branch *branch, struct conn_batch *batch, const char *op)
+{
+    const char *values[] = {pg->secret, branch->app, branch->saga, branch->step, op};
+    conn_add(branch->session->conn, batch, SQL_ATTEMPT, 5, values);
 }
 
 static void add_begin(struct pg *pg, struct branch *branch, struct conn_batch *batch)
@@ -144,6 +180,10 @@ static void add_begin(struct pg *pg, struct branch *branch, struct conn_batch *b
     const char *row[] = {pg->secret, branch->gtid, work->app, work->key, hash[0] != '\0' ? hash : NULL};
     layout->outcome = batch->count;
     conn_add(session->conn, batch, SQL_OUTCOME_INSERT, 5, row); /* nor this: whoever replaced it would be given the secret */
+    if (is_saga(branch)) {
+        layout->barrier = batch->count;
+        add_attempt(pg, branch, batch, saga_ops[branch->saga_op]);
+    }
 }
 
 static void add_end(struct branch *branch, struct conn_batch *batch)
@@ -172,7 +212,8 @@ void execute_send(struct pg *pg, struct branch *branch)
 {
     struct session *session = branch->session;
     const Lockstep__Work *work = branch->work;
-    branch->layout = (struct run_layout){RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE};
+    branch->layout = (struct run_layout){RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE,
+                                         RUN_NONE, RUN_NONE, RUN_NONE, RUN_NONE};
     make_results(branch);
     struct conn_batch *batch = conn_begin(session->conn, (uint32_t)work->n_statements + FIXED_ITEMS, run_done, branch);
     batch->row = on_row;
@@ -215,6 +256,8 @@ static enum agent_item item_at(const struct branch *branch, uint32_t index)
         return AGENT_ITEM_MARKER;
     if (index == layout->outcome)
         return AGENT_ITEM_OUTCOME_ROW;
+    if (index == layout->barrier)
+        return AGENT_ITEM_BARRIER;
     if (index == layout->constraints)
         return AGENT_ITEM_CONSTRAINTS;
     if (index == layout->guard)
@@ -321,6 +364,51 @@ static enum session_dirt judge_dirt(const struct branch *branch)
     return DIRT_MUCH;
 }
 
+/* What the barrier row says, of an answer to SQL_ATTEMPT; false: it says nothing. */
+static bool read_barrier(struct branch *branch, const struct conn_item *item)
+{
+    const char *state = item->status == PGRES_TUPLES_OK ? conn_value(item, 0, ATTEMPT_STATE) : NULL;
+    if (state == NULL)
+        return false;
+    if (strcmp(state, "run") == 0)
+        branch->run.barrier = branch->saga_op == LOCKSTEP__SAGA_OP__SAGA_DO ? AGENT_BARRIER_DONE : AGENT_BARRIER_UNDONE;
+    else if (strcmp(state, "done") == 0)
+        branch->run.barrier = AGENT_BARRIER_DONE;
+    else
+        branch->run.barrier = strcmp(state, "undone") == 0 ? AGENT_BARRIER_UNDONE : AGENT_BARRIER_CANCELLED;
+    branch->run.has_barrier = true;
+    if (strcmp(state, "run") != 0)
+        read_kept(branch, item);
+    return true;
+}
+
+/* The transaction was rolled back because the row had an answer; this is it, as committed now. */
+static void answer_read(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    struct branch *branch = context;
+    struct pg *pg = branch->session->pg;
+    bool idle = !batch->lost && conn_transaction(conn) == PQTRANS_IDLE;
+    branch->run.session = idle ? AGENT_SESSION_IDLE : AGENT_SESSION_LOST;
+    if (!idle && !batch->lost)
+        conn_close(conn, "ROLLBACK failed");
+    if (!idle || !read_barrier(branch, &batch->items[0])) {
+        /* No row any more, or it cannot be read: not an answer. The same attempt may find out the next time. */
+        snprintf(branch->sqlstate, sizeof(branch->sqlstate), "40001");
+        snprintf(branch->message, sizeof(branch->message), "what the barrier row says could not be read");
+    }
+    branch->run.rows = branch->rows;
+    branch->run.row_count = branch->rows != NULL ? branch->result_count : 0;
+    answer_run(pg, branch);
+}
+
+static void read_answer(struct branch *branch)
+{
+    struct conn *conn = branch->session->conn;
+    struct conn_batch *batch = conn_begin(conn, 1, answer_read, branch);
+    add_attempt(branch->session->pg, branch, batch, "look");
+    conn_end(conn, batch);
+}
+
 static void rolled_back(void *context, struct conn *conn, struct conn_batch *batch)
 {
     struct branch *branch = context;
@@ -329,7 +417,10 @@ static void rolled_back(void *context, struct conn *conn, struct conn_batch *bat
     branch->run.session = idle ? AGENT_SESSION_IDLE : AGENT_SESSION_LOST;
     if (!idle && !batch->lost)
         conn_close(conn, "ROLLBACK failed");
-    answer_run(pg, branch);
+    if (idle && branch->run.failed == AGENT_ITEM_BARRIER && strcmp(branch->sqlstate, "LS001") == 0)
+        read_answer(branch);
+    else
+        answer_run(pg, branch);
 }
 
 static void run_done(void *context, struct conn *conn, struct conn_batch *batch)
@@ -341,8 +432,10 @@ static void run_done(void *context, struct conn *conn, struct conn_batch *batch)
     read_results(branch, batch);
     read_identity(branch, &session->login, batch);
     read_failure(branch, batch);
+    if (is_saga(branch) && branch->run.failed == AGENT_ITEM_NONE)
+        (void)read_barrier(branch, &batch->items[branch->layout.barrier]);
     branch->run.rows = branch->rows;
-    branch->run.row_count = branch->result_count;
+    branch->run.row_count = branch->rows != NULL ? branch->result_count : 0;
     if (session->dirt != DIRT_BAD)
         session->dirt = judge_dirt(branch);
     PGTransactionStatusType state = batch->lost ? PQTRANS_UNKNOWN : conn_transaction(conn);
@@ -387,6 +480,16 @@ void execute_no_session(struct pg *pg, struct branch *branch, const char *reason
     branch->work = NULL;
 }
 
+static void take_saga(struct branch *branch, const Lockstep__SagaStep *saga)
+{
+    if (saga == NULL)
+        return;
+    snprintf(branch->saga, sizeof(branch->saga), "%s", saga->saga);
+    snprintf(branch->step, sizeof(branch->step), "%s", saga->step);
+    branch->saga_op = saga->op;
+    branch->result_max = saga->has_result_max ? saga->result_max : LS_STEP_RESULT_MAX;
+}
+
 void execute_run(struct pg *pg, const struct agent_effect *effect, const char *role)
 {
     struct branch *branch = branch_get(pg, effect);
@@ -401,6 +504,7 @@ void execute_run(struct pg *pg, const struct agent_effect *effect, const char *r
     snprintf(branch->gid, sizeof(branch->gid), "%s", effect->run.gid != NULL ? effect->run.gid : "");
     snprintf(branch->role, sizeof(branch->role), "%s", role);
     snprintf(branch->app, sizeof(branch->app), "%s", branch->work->app);
+    take_saga(branch, branch->work->saga);
     if (branch->session != NULL && conn_is_ready(branch->session->conn)) {
         execute_send(pg, branch);
     } else if (branch->first) {
@@ -414,7 +518,36 @@ void execute_run(struct pg *pg, const struct agent_effect *effect, const char *r
     }
 }
 
-/* COMMIT or ROLLBACK alone was answered. */
+static void keep_refused(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    struct branch *branch = context;
+    struct pg *pg = branch->session->pg;
+    struct agent_event event = {.kind = AEV_DB_COMMIT1, .op = branch->op};
+    bool idle = !batch->lost && batch->failed == batch->count && conn_transaction(conn) == PQTRANS_IDLE;
+    branch->op = 0;
+    if (!idle && !batch->lost)
+        conn_close(conn, "ROLLBACK failed");
+    event.commit1.answer.sqlstate = branch->sqlstate;
+    event.commit1.answer.message = branch->message;
+    event.commit1.session = idle ? AGENT_SESSION_IDLE : AGENT_SESSION_LOST;
+    pg_answer(pg, &event);
+}
+
+/* The result could not be kept: the server has skipped COMMIT, and the transaction is to be rolled back. */
+static bool keep_failed(struct branch *branch, struct conn *conn, const struct conn_batch *batch)
+{
+    const struct conn_item *keep = &batch->items[0];
+    if (batch->lost || batch->count < 2 || batch->failed != 0 || conn_transaction(conn) != PQTRANS_INERROR)
+        return false;
+    snprintf(branch->sqlstate, sizeof(branch->sqlstate), "%s", conn_sqlstate(keep));
+    text_copy_line(branch->message, sizeof(branch->message), conn_message(keep));
+    struct conn_batch *rollback = conn_begin(conn, 1, keep_refused, branch);
+    conn_add(conn, rollback, "rollback", 0, NULL);
+    conn_end(conn, rollback);
+    return true;
+}
+
+/* COMMIT or ROLLBACK was answered. */
 static void ending_done(void *context, struct conn *conn, struct conn_batch *batch)
 {
     struct branch *branch = context;
@@ -422,16 +555,55 @@ static void ending_done(void *context, struct conn *conn, struct conn_batch *bat
     struct agent_event event = {.kind = branch->committing ? AEV_DB_COMMIT1 : AEV_DB_ROLLBACK, .op = branch->op};
     bool idle = !batch->lost && conn_transaction(conn) == PQTRANS_IDLE;
     enum agent_session session = idle ? AGENT_SESSION_IDLE : AGENT_SESSION_LOST;
+    if (branch->committing && keep_failed(branch, conn, batch))
+        return;
     branch->op = 0;
     if (!idle && !batch->lost)
         conn_close(conn, "the transaction did not end");
     if (branch->committing) {
-        pg_item_answer(batch, 0, "COMMIT", &event.commit1.answer);
+        pg_item_answer(batch, batch->count - 1, "COMMIT", &event.commit1.answer);
         event.commit1.session = session;
     } else {
         event.rollback.session = session;
     }
     pg_answer(pg, &event);
+}
+
+/* [{"at":step,"touched":n,"rows":[...]},...] */
+static char *kept_json(const struct branch *branch)
+{
+    char *json = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&json, &size);
+    if (out == NULL)
+        abort(); /* bounded by the results of the branches at work */
+    fputc('[', out);
+    for (uint32_t i = 0; i < branch->result_count; i++) {
+        const struct pg_step_result *result = &branch->results[i];
+        fprintf(out, "%s{\"at\":%" PRIu32 ",\"touched\":%" PRIu64, i == 0 ? "" : ",", result->step, result->rows_affected);
+        if (result->has_rows)
+            fprintf(out, ",\"rows\":%s", result->json);
+        fputc('}', out);
+    }
+    fputc(']', out);
+    bool failed = ferror(out) != 0;
+    if (fclose(out) != 0 || failed)
+        abort();
+    return json;
+}
+
+static bool keeps_result(const struct branch *branch)
+{
+    return is_saga(branch) && branch->saga_op == LOCKSTEP__SAGA_OP__SAGA_DO;
+}
+
+static void add_keep(struct pg *pg, struct branch *branch, struct conn_batch *batch)
+{
+    char bytes[12], *json = kept_json(branch);
+    snprintf(bytes, sizeof(bytes), "%" PRIu32, branch->result_max);
+    const char *values[] = {pg->secret, branch->saga, branch->step, json, bytes};
+    conn_add(branch->session->conn, batch, SQL_KEEP, 5, values);
+    free(json);
 }
 
 /* False: there is no session. */
@@ -444,10 +616,13 @@ static bool send_ending(struct pg *pg, const struct agent_effect *effect, bool c
     assert(branch->op == 0 && conn_queued(conn) == 0);
     branch->op = effect->op;
     branch->committing = commit;
-    struct conn_batch *batch = conn_begin(conn, 1, ending_done, branch);
+    bool keep = commit && keeps_result(branch);
+    struct conn_batch *batch = conn_begin(conn, keep ? 2 : 1, ending_done, branch);
     /* Crash: no COMMIT was sent, no outcome row is committed: a tombstone settles it. */
     if (commit && failpoint_hit(FP_agent_before_one_phase_commit))
         conn_close(conn, "fault asked for");
+    if (keep)
+        add_keep(pg, branch, batch);
     conn_add(conn, batch, commit ? "commit" : "rollback", 0, NULL);
     conn_end(conn, batch);
     /* Crash: COMMIT acts or does not (hazards 1.15): the outcome row tells, and a tombstone waits for it. */

@@ -45,6 +45,9 @@ static enum agent_settle_result settle_read(struct pg *pg, const struct conn_bat
         snprintf(app, LS_IDENTITY_MAX + 1, "%s", owner != NULL ? owner : "");
         return AGENT_SETTLE_COMMITTED;
     }
+    const char *beyond = conn_value(&batch->items[SETTLE_READ], 0, 2);
+    if (beyond == NULL || beyond[0] != 'f')
+        return AGENT_SETTLE_FORGOTTEN; /* the tombstone says nothing: a row may have been pruned from its place */
     /* A tombstone that the standby may not have is none yet. The row stays; the next try waits for the standby again. */
     return commit->warned ? AGENT_SETTLE_FAILED : AGENT_SETTLE_ABORTED;
 }
@@ -93,7 +96,7 @@ static void settle_send(struct task *task, struct lane *lane)
     conn_add(lane->conn, batch, "begin", 0, NULL);
     conn_add(lane->conn, batch, SQL_AGAIN, 3, timeouts);
     conn_add(lane->conn, batch, SQL_TOMBSTONE, 2, values);
-    conn_add(lane->conn, batch, SQL_READ_OUTCOME, 1, values);
+    conn_add(lane->conn, batch, SQL_READ_OUTCOME, 2, values);
     conn_add(lane->conn, batch, "commit", 0, NULL);
     conn_end(lane->conn, batch);
     batch = conn_begin(lane->conn, 1, settle_ended, settle);

@@ -121,6 +121,12 @@ void pg_carry_out(struct pg *pg, const struct agent_effect *effect, const char *
     case AEF_DB_SCAN:
         proof_scan(pg, effect);
         return;
+    case AEF_DB_KEPT:
+        kept_page(pg, effect);
+        return;
+    case AEF_DB_FORGET:
+        kept_forget(pg, effect);
+        return;
     case AEF_DB_RUN:
         execute_run(pg, effect, role);
         return;
@@ -164,6 +170,7 @@ void pg_carry_out(struct pg *pg, const struct agent_effect *effect, const char *
     case AEF_SEND_VOTE:
     case AEF_SEND_DONE:
     case AEF_SEND_INQUIRY:
+    case AEF_SEND_KEPT:
     case AEF_FREE_WORK:
         break;
     }

@@ -207,6 +207,11 @@ const char *rows_close(struct rows_text *text)
     return text->data;
 }
 
+void rows_copy(struct rows_text *text, const char *json)
+{
+    put(text, json, strlen(json) + 1);
+}
+
 void rows_free(struct rows_text *text)
 {
     for (int i = 0; i < text->key_count && text->keys != NULL; i++)

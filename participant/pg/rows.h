@@ -32,6 +32,8 @@ struct rows_text {
 void rows_add(struct rows_text *text, struct rows_budget *budget, const PGresult *result, int row);
 /* The finished array; NULL when the statement returns no rows. The text's until rows_free. */
 const char *rows_close(struct rows_text *text);
+/* An array that is finished already, as the only content. */
+void rows_copy(struct rows_text *text, const char *json);
 void rows_free(struct rows_text *text);
 
 /* A JSON string, quotes included, appended to a growing buffer. Exposed for its test. */

@@ -68,11 +68,49 @@ static const char tables_sql[] =
     "  at            timestamptz not null default pg_catalog.clock_timestamp()\n"
     ");\n"
     "create unique index if not exists outcome_key on lockstep.outcome (participant, app, key)\n"
-    "  where key is not null and state = 'committed';\n";
+    "  where key is not null and state = 'committed';\n"
+    "create index if not exists outcome_order on lockstep.outcome (participant, pg_catalog.split_part(gtid, '.', 2),\n"
+    "  (pg_catalog.split_part(gtid, '.', 3)::int8), (pg_catalog.split_part(pg_catalog.split_part(gtid, '.', 4), '-', 1)::int8));\n"
+    "\n"
+    "-- Up to which transaction outcome rows may be gone. Nothing at or below it can ever commit again, with or without its tombstone.\n"
+    "create table if not exists lockstep.horizon (\n"
+    "  participant text primary key,\n"
+    "  incarnation text not null,\n"
+    "  epoch       int8 not null,\n"
+    "  sequence    int8 not null\n"
+    ");\n";
 
 static const char functions_sql[] =
     "\n"
     "create or replace function lockstep.schema_version() returns int4 language sql immutable as 'select %s';\n"
+    "\n"
+    "create or replace function lockstep.beyond_horizon(participant text, gtid text) returns bool\n"
+    "language sql volatile security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "  select exists (select from lockstep.horizon h where h.participant = beyond_horizon.participant and h.incarnation = split_part(gtid, '.', 2)\n"
+    "    and (split_part(gtid, '.', 3)::int8, split_part(split_part(gtid, '.', 4), '-', 1)::int8) <= (h.epoch, h.sequence))\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.beyond_horizon(text, text) from public;\n"
+    "\n"
+    "create or replace function lockstep.horizon_store(participant text, incarnation text, epoch int8, sequence int8) returns void\n"
+    "language sql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "  insert into lockstep.horizon as h (participant, incarnation, epoch, sequence) values (participant, incarnation, epoch, sequence)\n"
+    "    on conflict on constraint horizon_pkey do update\n"
+    "    set incarnation = excluded.incarnation, epoch = excluded.epoch, sequence = excluded.sequence\n"
+    "    where h.incarnation <> excluded.incarnation or (h.epoch, h.sequence) < (excluded.epoch, excluded.sequence)\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.horizon_store(text, text, int8, int8) from public;\n"
+    "\n"
+    "-- Deletes a batch of what lies at or below the horizon, which must have been committed before. How many were deleted.\n"
+    "create or replace function lockstep.outcome_prune(participant text, rows_max int4) returns int8\n"
+    "language sql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
+    "  with gone as (delete from lockstep.outcome where gtid = any(array(\n"
+    "      select o.gtid from lockstep.horizon h join lockstep.outcome o on o.participant = h.participant\n"
+    "        and split_part(o.gtid, '.', 2) = h.incarnation\n"
+    "        and (split_part(o.gtid, '.', 3)::int8, split_part(split_part(o.gtid, '.', 4), '-', 1)::int8) <= (h.epoch, h.sequence)\n"
+    "      where h.participant = outcome_prune.participant limit rows_max)) returning 1)\n"
+    "  select count(*) from gone\n"
+    "$lockstep$;\n"
+    "revoke all on function lockstep.outcome_prune(text, int4) from public;\n"
     "\n"
     "create or replace function lockstep.outcome_insert(secret bytea, gtid text, app text, key text, document_hash bytea) returns void\n"
     "language plpgsql security definer set search_path = pg_catalog, pg_temp as $lockstep$\n"
@@ -86,6 +124,10 @@ static const char functions_sql[] =
     "  end if;\n"
     "  insert into lockstep.outcome (gtid, participant, app, key, document_hash, state)\n"
     "    values (outcome_insert.gtid, which, outcome_insert.app, outcome_insert.key, outcome_insert.document_hash, 'committed');\n"
+    "  -- Behind the insert: if a tombstone was pruned from under it, the horizon was committed before that, and this statement sees it.\n"
+    "  if lockstep.beyond_horizon(which, outcome_insert.gtid) then\n"
+    "    raise exception 'lockstep: transaction %% is older than what is remembered of its like', outcome_insert.gtid using errcode = 'LS003';\n"
+    "  end if;\n"
     "end\n"
     "$lockstep$;\n"
     "revoke all on function lockstep.outcome_insert(bytea, text, text, text, bytea) from public;\n"
@@ -122,6 +164,8 @@ static const char agent_sql[] =
     "\n"
     "grant usage on schema lockstep to %s;\n"
     "grant select, insert, update, delete on lockstep.fence, lockstep.life, lockstep.outcome to %s;\n"
+    "grant execute on function lockstep.beyond_horizon(text, text), lockstep.horizon_store(text, text, int8, int8),\n"
+    "  lockstep.outcome_prune(text, int4), lockstep.barrier_kept(text, int4), lockstep.barrier_forget(text[]) to %s;\n"
     "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
     "grant execute on function lockstep.schema_version() to %s;\n"
     "grant execute on function lockstep.timeline_history() to %s;\n";
@@ -131,7 +175,9 @@ static const char app_sql[] =
     "grant %s to %s;\n"
     "grant usage on schema lockstep to %s;\n"
     "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
-    "grant execute on function lockstep.outcome_insert(bytea, text, text, text, bytea) to %s;\n";
+    "grant execute on function lockstep.outcome_insert(bytea, text, text, text, bytea) to %s;\n"
+    "grant execute on function lockstep.saga_attempt(bytea, text, text, text, text), lockstep.saga_keep(bytea, text, text, jsonb, int4),\n"
+    "  lockstep.barrier(text, text, text), lockstep.barrier_keep(text, text, jsonb), lockstep.barrier_result(text, text) to %s;\n";
 
 int pg_quote(char quote, const char *text, char *out, size_t size)
 {
@@ -187,11 +233,12 @@ enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_role
     fprintf(out, roles_sql, literal, agent);
     fputs(tables_sql, out);
     fprintf(out, functions_sql, PG_SCHEMA_VERSION_TEXT);
-    fprintf(out, agent_sql, agent, agent, agent, agent, agent);
+    fputs(pg_schema_barrier, out);
+    fprintf(out, agent_sql, agent, agent, agent, agent, agent, agent);
     for (size_t i = 0; status == LS_OK && i < app_role_count; i++) {
         status = quote_role(app_roles[i], app, err);
         if (status == LS_OK)
-            fprintf(out, app_sql, app, agent, app, app, app);
+            fprintf(out, app_sql, app, agent, app, app, app, app);
     }
     fputs("commit;\n", out);
     bool failed = ferror(out) != 0;

@@ -3,10 +3,11 @@
  *
  * Who may do what there:
  *   lockstep (NOLOGIN)   owns schema, tables and functions; nobody logs in as it
- *   the agent's role     reads and writes fence, life and outcome; reads the timeline history; is a member of the app roles, so that it may end
- *                        their backends and finish their prepared transactions
- *   app roles            may call outcome_insert(), which does nothing without the secret of the agent's present life, and fence_ahead(),
- *                        which does nothing unless the agent has logged the session in (a finisher under SET ROLE). No right on any
+ *   the agent's role     reads and writes fence, life and outcome; prunes outcome and barrier by functions; reads the timeline history; is a
+ *                        member of the app roles, so that it may end their backends and finish their prepared transactions
+ *   app roles            may call outcome_insert(), saga_attempt() and saga_keep(), which do nothing without the secret of the agent's present
+ *                        life; barrier(), barrier_keep() and barrier_result(), which touch only what services of the same role have made; and
+ *                        fence_ahead(), which does nothing unless the agent has logged the session in (a finisher under SET ROLE). No right on any
  *                        table or view: UPDATE is enough for LOCK TABLE, and finishers would wait for the branch they are to finish.
  *   the superuser who runs it owns timeline_history(), the one thing that needs its rights: it reads the file of the present timeline
  */
@@ -18,8 +19,8 @@
 #include "lockstep/status.h"
 
 /* Grows with every change of the objects below; the agent refuses a database that has another one. */
-#define PG_SCHEMA_VERSION 2
-#define PG_SCHEMA_VERSION_TEXT "2"
+#define PG_SCHEMA_VERSION 3
+#define PG_SCHEMA_VERSION_TEXT "3"
 
 /*
  * The SQL for one database, to be run by a superuser; heap, caller frees. Running it again changes nothing. The agent's role is made (LOGIN, no
@@ -27,6 +28,9 @@
  */
 enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_roles, size_t app_role_count, char **ret_sql,
                              struct ls_error *err) LS_MUST_CHECK;
+
+/* Parts of it. */
+extern const char pg_schema_barrier[]; /* schema_barrier.c */
 
 /* A quoted identifier or literal into `out`; false: does not fit. */
 int pg_quote(char quote, const char *text, char *out, size_t size);

@@ -124,6 +124,8 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
 #define SQL_CHECK_VERSION "select lockstep.schema_version()"
 /* Null in a schema of an earlier version, which is told by its number. */
 #define SQL_FENCE_FUNCTION "pg_catalog.to_regprocedure('lockstep.fence_ahead(text, text, text, int8, int8, int8)')"
+#define SQL_MAY_CALL(role, function) \
+    "coalesce(pg_catalog.has_function_privilege(" role "pg_catalog.to_regprocedure('lockstep." function "'), 'execute'), false)"
 #define SQL_CHECK_RIGHTS                                                                                                      \
     "with role as (select r.name, (select p.oid from pg_catalog.pg_roles p where p.rolname operator(pg_catalog.=) r.name::pg_catalog.name) as oid" \
     " from pg_catalog.unnest($1::pg_catalog.text[]) r(name)),"                                                                \
@@ -142,12 +144,20 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " 'run lockstep init-participant with --app-role ' || pg_catalog.quote_ident(r.name) || ' again, it GRANTs them'"                                     \
     " from role r where r.oid is not null and not (pg_catalog.has_schema_privilege(r.oid, 'lockstep', 'usage')"               \
     " and pg_catalog.has_function_privilege(r.oid, 'lockstep.outcome_insert(bytea, text, text, text, bytea)', 'execute')"     \
-    " and pg_catalog.has_function_privilege(r.oid, " SQL_FENCE_FUNCTION ", 'execute'))" \
+    " and pg_catalog.has_function_privilege(r.oid, " SQL_FENCE_FUNCTION ", 'execute')" \
+    " and " SQL_MAY_CALL("r.oid, ", "saga_attempt(bytea, text, text, text, text)")                                            \
+    " and " SQL_MAY_CALL("r.oid, ", "saga_keep(bytea, text, text, jsonb, int4)")                                              \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier(text, text, text)")                                                              \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier_keep(text, text, jsonb)")                                                        \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier_result(text, text)") ")"                                                         \
     " union all select me.name || ' has no rights on the tables of schema lockstep',"                                         \
     " 'run lockstep init-participant with --agent-role ' || me.name || ' again, it GRANTs them' from me where not"                                        \
     " (pg_catalog.has_table_privilege('lockstep.fence', 'insert') and pg_catalog.has_table_privilege('lockstep.life', 'insert')" \
     " and pg_catalog.has_table_privilege('lockstep.outcome', 'insert') and pg_catalog.has_table_privilege('lockstep.outcome', 'select')" \
     " and pg_catalog.has_function_privilege(" SQL_FENCE_FUNCTION ", 'execute')"                                                     \
+    " and " SQL_MAY_CALL("", "beyond_horizon(text, text)") " and " SQL_MAY_CALL("", "horizon_store(text, text, int8, int8)")    \
+    " and " SQL_MAY_CALL("", "outcome_prune(text, int4)") " and " SQL_MAY_CALL("", "barrier_kept(text, int4)")                  \
+    " and " SQL_MAY_CALL("", "barrier_forget(text[])")                                                                        \
     " and pg_catalog.has_function_privilege('lockstep.timeline_history()', 'execute'))"
 
 /* ---- the agent's own sessions */
@@ -226,6 +236,18 @@ enum scan_column { SCAN_GID, SCAN_XID, SCAN_OWNER, SCAN_AGE_MS, SCAN_SYSTEM_ID, 
 #define SQL_TOMBSTONE                                                                                                         \
     "insert into lockstep.outcome as o (gtid, participant, state) values ($1, $2, 'aborted')"                                 \
     " on conflict (gtid) do update set at = excluded.at where o.state operator(pg_catalog.=) 'aborted'"
-#define SQL_READ_OUTCOME "select state, app from lockstep.outcome where gtid operator(pg_catalog.=) $1"
+#define SQL_READ_OUTCOME "select state, app, lockstep.beyond_horizon($2, $1) from lockstep.outcome where gtid operator(pg_catalog.=) $1"
+
+/* ---- a saga's step. Not prepared by name: whoever replaced them would be given the secret. $1 secret, $2 app, $3 saga, $4 step, $5 op */
+enum attempt_column { ATTEMPT_STATE, ATTEMPT_AT, ATTEMPT_TOUCHED, ATTEMPT_ROWS };
+#define SQL_ATTEMPT "select state, at, touched, rows from lockstep.saga_attempt($1, $2, $3, $4, $5)"
+/* $1 secret, $2 saga, $3 step, $4 result, $5 bytes */
+#define SQL_KEEP "select lockstep.saga_keep($1, $2, $3, $4, $5)"
+
+/* ---- what is kept for others' sake */
+#define SQL_KEPT "select lockstep.barrier_kept($1, $2)"
+#define SQL_FORGET_SAGAS "select lockstep.barrier_forget($1)"
+#define SQL_STORE_HORIZON "select lockstep.horizon_store($1, $2, $3, $4)"
+#define SQL_PRUNE "select lockstep.outcome_prune($1, $2)"
 
 #endif

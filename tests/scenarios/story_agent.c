@@ -19,6 +19,7 @@
 #define TALES_MAX 16
 #define OPS_MAX 64
 #define SYSTEM_ID 7001
+#define PING_US 1000000
 /* effects that are no request to the server */
 #define CASES_ELSEWHERE    \
     case AEF_STOP:         \
@@ -34,6 +35,7 @@
     case AEF_SEND_VOTE:    \
     case AEF_SEND_DONE:    \
     case AEF_SEND_INQUIRY: \
+    case AEF_SEND_KEPT:    \
     case AEF_FREE_WORK:    \
     case AEF_FORGET
 #define COORDINATOR "story"
@@ -73,6 +75,9 @@ struct agent_story {
     struct agent_answer_item asked[TALES_MAX * 2];
     char asked_gid[TALES_MAX * 2][LS_GID_MAX + 1];
     uint32_t asked_count;
+    const char *kept_sagas[TALES_MAX]; /* with barrier rows */
+    uint32_t kept_count, version;
+    uint64_t kept_token;
     char lose[16]; /* what happens to the next finish: "", "before", "after" */
     struct story_words *words;
     bool dead;
@@ -212,6 +217,16 @@ static bool answer(struct agent_story *s, const struct op *op) {
         event.kind = AEV_DB_STOP;
         event.stop.gone = true;
         break;
+    case AEF_DB_KEPT:
+        event.kind = AEV_DB_KEPT;
+        event.kept.ok = true;
+        event.kept.sagas = s->kept_sagas;
+        event.kept.count = s->kept_count;
+        break;
+    case AEF_DB_FORGET:
+        event.kind = AEV_DB_FORGET;
+        event.forgotten.ok = true;
+        break;
     case AEF_DB_RUN:
     case AEF_DB_COMMIT1:
     case AEF_DB_RELEASE:
@@ -252,6 +267,7 @@ static void with_fence(const struct agent_story *s, struct agent_event *event) {
 static void welcome(struct agent_story *s, const struct agent_effect *e) {
     struct agent_event event = {.kind = AEV_WELCOME};
     with_fence(s, &event);
+    event.welcome.version = s->version;
     event.welcome.number = 1;
     event.welcome.coordinator = COORDINATOR;
     event.welcome.has_chain_at = e->hello.has_fence && e->hello.fence.position <= s->position;
@@ -269,6 +285,10 @@ static const char *op_word(enum agent_effect_kind kind) {
         return "identity";
     case AEF_DB_SCAN:
         return "scan";
+    case AEF_DB_KEPT:
+        return "list sagas with barrier rows";
+    case AEF_DB_FORGET:
+        return "prune";
     case AEF_DB_RUN:
         return "run";
     case AEF_DB_COMMIT1:
@@ -315,15 +335,26 @@ static void ask_server(struct agent_story *s, const struct agent_effect *e) {
         (void)snprintf(op->gid, sizeof op->gid, "%s", e->prove.gid);
         op->xid = e->prove.xid;
     }
+    if (e->kind == AEF_DB_FORGET) {
+        s->kept_count = 0;
+        if (e->forget.has_horizon)
+            words_say(s->words, "db prune %u sagas, and outcome rows up to %u.%llu", (unsigned)e->forget.count,
+                      (unsigned)e->forget.epoch, (unsigned long long)e->forget.sequence);
+        else
+            words_say(s->words, "db prune %u sagas", (unsigned)e->forget.count);
+        return;
+    }
     words_say(s->words, "db %s%s%s%s", op_word(e->kind), op->gtid[0] != '\0' ? " " : "", op->gtid,
               e->kind == AEF_DB_RUN ? (e->run.last ? e->run.one_phase ? " (last)" : " and PREPARE" : "") : "");
 }
 
 static void say_vote(struct agent_story *s, const struct agent_effect *e) {
     static const char *const votes[] = {"yes", "no", "read-only", "continue", "committed", "exists", "broken"};
-    words_say(s->words, "vote %s %s%s%s%s%s", e->gtid, votes[e->vote.kind], e->vote.sqlstate != NULL ? " " : "",
+    static const char *const barriers[] = {", its row says done", ", its row says undone", ", its row says cancelled"};
+    words_say(s->words, "vote %s %s%s%s%s%s%s%s", e->gtid, votes[e->vote.kind], e->vote.sqlstate != NULL ? " " : "",
               e->vote.sqlstate != NULL ? e->vote.sqlstate : "", e->vote.reason != NULL ? ": " : "",
-              e->vote.reason != NULL ? e->vote.reason : "");
+              e->vote.reason != NULL ? e->vote.reason : "", e->vote.has_barrier ? barriers[e->vote.barrier] : "",
+              e->vote.has_barrier && e->vote.with_results ? ", with results" : "");
 }
 
 static void keep_inquiry(struct agent_story *s, const struct agent_effect *e) {
@@ -378,6 +409,10 @@ static bool carry_out(struct agent_story *s, const struct agent_effect *e) {
     case AEF_SEND_INQUIRY:
         keep_inquiry(s, e);
         return false;
+    case AEF_SEND_KEPT:
+        s->kept_token = e->kept.token;
+        words_say(s->words, "ask which of %u sagas have ended", (unsigned)e->kept.count);
+        return false;
     case AEF_SEND_PONG:
     case AEF_SEND_CREDIT:
     case AEF_FREE_WORK:
@@ -389,6 +424,8 @@ static bool carry_out(struct agent_story *s, const struct agent_effect *e) {
     case AEF_DB_IDENTITY:
     case AEF_DB_FENCE:
     case AEF_DB_SCAN:
+    case AEF_DB_KEPT:
+    case AEF_DB_FORGET:
     case AEF_DB_RUN:
     case AEF_DB_COMMIT1:
     case AEF_DB_ROLLBACK:
@@ -457,7 +494,8 @@ static bool do_work(struct agent_story *s, char *words[], size_t count) {
     return true;
 }
 
-/* ran g1 prepared|open|read-only|tag-rollback|warning|broken|lost|"lost prepared"|failed [sqlstate=x] */
+/* ran g1 ... [barrier=done|undone|cancelled]: what the row of a saga's step says
+ * ran g1 answered|prepared|open|read-only|tag-rollback|warning|broken|lost|"lost prepared"|failed [sqlstate=x] */
 static bool do_ran(struct agent_story *s, char *words[], size_t count) {
     struct agent_tale *t = count >= 3 ? tale(s, words[1]) : NULL;
     struct op *op = t != NULL ? waiting(s, AEF_DB_RUN, t->gtid) : NULL;
@@ -494,11 +532,22 @@ static bool do_ran(struct agent_story *s, char *words[], size_t count) {
         run->sqlstate = words_option(words, count, "sqlstate");
         run->message = "the server says why";
         t->fate = ABORTED;
+    } else if (strcmp(how, "answered") == 0) {
+        run->guard = AGENT_GUARD_NONE;
+        run->failed = AGENT_ITEM_BARRIER;
+        run->sqlstate = "LS001";
+        run->message = "the step has an answer already";
     } else { /* lost: what the server did is not known here */
         bool prepared = strcmp(how, "lost prepared") == 0;
         *run = (struct agent_run){.session = AGENT_SESSION_LOST};
         t->fate = prepared ? PREPARED : ABORTED;
     }
+    const char *barrier = words_option(words, count, "barrier");
+    run->has_barrier = barrier != NULL;
+    if (barrier != NULL)
+        run->barrier = strcmp(barrier, "done") == 0     ? AGENT_BARRIER_DONE
+                       : strcmp(barrier, "undone") == 0 ? AGENT_BARRIER_UNDONE
+                                                        : AGENT_BARRIER_CANCELLED;
     step(s, &event);
     return true;
 }
@@ -566,6 +615,35 @@ static bool do_one_phase(struct agent_story *s, char *words[], size_t count) {
     return true;
 }
 
+/* keep g1 g2: the database has barrier rows of these sagas; forget g1 [up-to=n]: the coordinator's answer to which have
+ * ended */
+static bool do_kept(struct agent_story *s, char *words[], size_t count) {
+    char *sagas[TALES_MAX];
+    uint32_t n = 0;
+    bool keep = strcmp(words[0], "keep") == 0;
+    for (size_t i = 1; i < count && n < TALES_MAX && words[i][0] == 'g'; i++) {
+        struct agent_tale *t = tale(s, words[i]);
+        if (t == NULL) return words_complain(s->words, "which saga is %s?", words[i]);
+        sagas[n++] = t->gtid;
+    }
+    if (keep) {
+        s->kept_count = n;
+        for (uint32_t i = 0; i < n; i++) s->kept_sagas[i] = sagas[i];
+        return true;
+    }
+    struct agent_event event = {.kind = AEV_FORGET};
+    with_fence(s, &event);
+    event.forget.has_token = s->kept_token != 0;
+    event.forget.token = s->kept_token;
+    event.forget.sagas = sagas;
+    event.forget.count = n;
+    event.forget.sequence = words_number(words, count, "up-to", 0);
+    event.forget.has_horizon = event.forget.sequence != 0;
+    event.forget.epoch = 1;
+    step(s, &event);
+    return true;
+}
+
 /* server has g1 | server committed g1 | server rolled-back g1 | server stranger g1 xid=n | server failover lsn=n */
 static bool do_server(struct agent_story *s, char *words[], size_t count) {
     if (count >= 2 && strcmp(words[1], "failover") == 0) {
@@ -608,6 +686,7 @@ static bool do_simple(struct agent_story *s, char *words[], size_t count) {
         s->no_coordinator = strcmp(words[1], "away") == 0;
         s->epoch = words_number(words, count, "epoch", s->epoch);
         s->position = words_number(words, count, "position", s->position);
+        s->version = (uint32_t)words_number(words, count, "version", s->version);
         return true;
     } else if (strcmp(words[0], "crash") == 0) {
         agent_free(s->agent);
@@ -626,16 +705,18 @@ static bool do_simple(struct agent_story *s, char *words[], size_t count) {
 
 static bool do_wait(struct agent_story *s, char *words[], size_t count) {
     if (count != 2) return words_complain(s->words, "how long?");
-    uint64_t until = s->now_us + words_duration(words[1]), due;
-    while (!s->dead && (due = agent_next_timer(s->agent)) <= until) {
+    uint64_t until = s->now_us + words_duration(words[1]), ping_us = s->now_us + PING_US;
+    while (!s->dead) {
+        uint64_t timer_us = agent_next_timer(s->agent), due = timer_us < ping_us ? timer_us : ping_us;
+        if (due > until) break;
         s->now_us = due > s->now_us ? due : s->now_us;
-        struct agent_event event = {.kind = AEV_TICK};
-        step(s, &event);
+        struct agent_event tick = {.kind = AEV_TICK}, ping = {.kind = AEV_PING};
+        if (due == timer_us) step(s, &tick);
         answer_all(s);
         /* a coordinator that is there pings, or the link would be called dead */
-        struct agent_event ping = {.kind = AEV_PING};
         with_fence(s, &ping);
         if (!s->dead) step(s, &ping);
+        ping_us = s->now_us + PING_US;
     }
     s->now_us = until;
     return true;
@@ -655,6 +736,8 @@ bool agent_story_command(struct agent_story *s, char *words[], size_t count) {
         good = do_one_phase(s, words, count);
     } else if (strcmp(words[0], "server") == 0) {
         good = do_server(s, words, count);
+    } else if (strcmp(words[0], "keep") == 0 || strcmp(words[0], "forget") == 0) {
+        good = do_kept(s, words, count);
     } else if (strcmp(words[0], "wait") == 0) {
         good = do_wait(s, words, count);
     } else {

@@ -233,6 +233,9 @@ static enum pg_op_kind op_kind(enum agent_effect_kind kind) {
     case AEF_SEND_VOTE:
     case AEF_SEND_DONE:
     case AEF_SEND_INQUIRY:
+    case AEF_SEND_KEPT:
+    case AEF_DB_KEPT:
+    case AEF_DB_FORGET:
     case AEF_FREE_WORK:
     case AEF_FORGET:
         break;
@@ -382,6 +385,10 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
     case AEF_FORGET:
         forget_results(host, e->branch);
         return;
+    case AEF_SEND_KEPT:
+    case AEF_DB_KEPT:
+    case AEF_DB_FORGET:
+        break; /* only for who has been welcomed with version 2 */
     case AEF_DB_LOCK:
     case AEF_DB_CLEAN:
     case AEF_DB_IDENTITY:

@@ -1355,6 +1355,8 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
     case LOCKSTEP__FRAME__BODY_ANSWER:
     case LOCKSTEP__FRAME__BODY_SETTLE:
     case LOCKSTEP__FRAME__BODY_PROVE:
+    case LOCKSTEP__FRAME__BODY_KEPT:
+    case LOCKSTEP__FRAME__BODY_FORGET:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;

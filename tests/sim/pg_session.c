@@ -627,6 +627,7 @@ static void session_step(struct world *world, uint64_t slot, uint64_t turn) {
     case AGENT_ITEM_OUTCOME_ROW:
         done = do_outcome_row(world, s);
         break;
+    case AGENT_ITEM_BARRIER: /* never laid out: the simulated coordinator runs no sagas */
     case AGENT_ITEM_STATEMENT:
         done = do_statement(world, s);
         break;

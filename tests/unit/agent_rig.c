@@ -31,6 +31,8 @@ static const char *vote_name(enum agent_vote vote) {
     return names[vote];
 }
 
+static const char *const barriers[] = {"done", "undone", "cancelled"};
+
 static void out_vote(struct rig *rig, const struct agent_effect *e) {
     out(rig, "vote %s %s", vote_name(e->vote.kind), short_name(e->gtid));
     if (e->vote.kind == AGENT_VOTE_YES) {
@@ -43,6 +45,7 @@ static void out_vote(struct rig *rig, const struct agent_effect *e) {
     if (e->vote.retryable) out(rig, " retryable");
     if (e->vote.existing_gtid != NULL) out(rig, " existing=%s", short_name(e->vote.existing_gtid));
     if (e->vote.with_results) out(rig, " results");
+    if (e->vote.has_barrier) out(rig, " %s", barriers[e->vote.barrier]);
     out(rig, "\n");
 }
 
@@ -126,6 +129,19 @@ static void out_effect(struct rig *rig, const struct agent_effect *e) {
             snprintf(rig->asked[i].gid, sizeof(rig->asked[i].gid), "%s", e->inquiry.items[i].gid);
             rig->asked[i].xid = e->inquiry.items[i].xid;
         }
+        return;
+    case AEF_SEND_KEPT:
+        out(rig, "kept %" PRIu32 "\n", e->kept.count);
+        rig->token = e->kept.token;
+        return;
+    case AEF_DB_KEPT:
+        out(rig, "page after '%s'\n", e->kept_page.after);
+        return;
+    case AEF_DB_FORGET:
+        out(rig, "prune %" PRIu32, e->forget.count);
+        out(rig, e->forget.has_horizon ? " horizon=%" PRIu32 ".%" PRIu64 "\n" : "\n", e->forget.epoch,
+            e->forget.sequence);
+        assert_string_equal(e->forget.incarnation, RIG_INCARNATION);
         return;
     case AEF_FREE_WORK:
         assert_non_null(e->free_work.work);
@@ -228,6 +244,8 @@ void rig_answer(struct rig *rig, enum agent_event_kind kind, struct agent_event 
     rig_step(rig, &event);
 }
 
+uint32_t rig_version = 1;
+
 static void frame(struct rig *rig, struct agent_event event) {
     event.link = rig->link;
     event.has_fence = true;
@@ -261,6 +279,7 @@ void rig_link_down(struct rig *rig) {
 
 void rig_welcome(struct rig *rig, bool has_chain_at, uint64_t chain_at, const char *accepted) {
     struct agent_event event = rig_event(AEV_WELCOME);
+    event.welcome.version = rig_version;
     event.welcome.number = RIG_NUMBER;
     event.welcome.coordinator = "shop";
     event.welcome.has_chain_at = has_chain_at;
@@ -278,6 +297,11 @@ void rig_verdict(struct rig *rig, enum agent_verdict verdict) {
     event.answer.token = rig->token;
     event.answer.items = items;
     event.answer.count = rig->asked_count;
+    frame(rig, event);
+}
+
+void rig_forget(struct rig *rig, struct agent_event event) {
+    event.kind = AEV_FORGET;
     frame(rig, event);
 }
 

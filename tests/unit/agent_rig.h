@@ -38,13 +38,15 @@ struct rig {
     uint32_t asked_count;
     char gid[LS_GID_MAX + 1]; /* of the last run, finish or proof */
     char scan_after[LS_GID_MAX + 1];
-    int works; /* Work frames the core still owns */
+    int works;               /* Work frames the core still owns */
     struct rig_owned *owned; /* those; freed with the rig, as a host that goes down does */
     char trace[16384];
 };
 
 /* Called before (true) and after each agent_step(), unless NULL: for a test that counts what happens inside it. */
 extern void (*rig_around_step)(bool begins);
+/* Of the protocol, in every Welcome. */
+extern uint32_t rig_version;
 
 /* A new agent; nothing has happened yet. `change` may adjust the configuration. */
 void rig_new(struct rig *rig, void (*change)(struct agent_config *config));
@@ -66,6 +68,7 @@ void rig_link_up(struct rig *rig);
 void rig_link_down(struct rig *rig);
 void rig_welcome(struct rig *rig, bool has_chain_at, uint64_t chain_at, const char *accepted);
 void rig_identity(struct rig *rig);
+void rig_forget(struct rig *rig, struct agent_event event);
 /* Answers every item of the last Inquiry (at most 8) alike. */
 void rig_verdict(struct rig *rig, enum agent_verdict verdict);
 

@@ -39,8 +39,10 @@ static const struct {
     {"57P03", AGENT_SQL_UNKNOWN, AGENT_SQL_RETRY},      {"57P04", AGENT_SQL_UNKNOWN, AGENT_SQL_RETRY},
     {"57P05", AGENT_SQL_UNKNOWN, AGENT_SQL_RETRY},      {"58030", AGENT_SQL_NO_REPORT, AGENT_SQL_REPORT},
     {"72000", AGENT_SQL_NO_RETRYABLE, AGENT_SQL_RETRY}, {"F0000", AGENT_SQL_NO_REPORT, AGENT_SQL_REPORT},
-    {"P0001", AGENT_SQL_NO, AGENT_SQL_RETRY},           {"XX000", AGENT_SQL_NO_REPORT, AGENT_SQL_REPORT},
-    {"XX001", AGENT_SQL_NO_REPORT, AGENT_SQL_REPORT},   {"ZZZZZ", AGENT_SQL_NO, AGENT_SQL_RETRY},
+    {"LS001", AGENT_SQL_NO, AGENT_SQL_RETRY},           {"LS002", AGENT_SQL_NO, AGENT_SQL_RETRY},
+    {"LS003", AGENT_SQL_NO_REPORT, AGENT_SQL_RETRY},    {"P0001", AGENT_SQL_NO, AGENT_SQL_RETRY},
+    {"XX000", AGENT_SQL_NO_REPORT, AGENT_SQL_REPORT},   {"XX001", AGENT_SQL_NO_REPORT, AGENT_SQL_REPORT},
+    {"ZZZZZ", AGENT_SQL_NO, AGENT_SQL_RETRY},
 };
 #define CODE_COUNT (sizeof(codes) / sizeof(codes[0]))
 
@@ -312,7 +314,7 @@ static void nothing_forbidden_in_any_combination(void **state) {
                                 j != AGENT_JUDGE_COMMIT)
                                 assert_true(judged.reason[0] != '\0');
                         }
-    assert_int_equal(cases, 3 * 10 * 5 * 6 * 3 * 32);
+    assert_int_equal(cases, 3 * 11 * 5 * 6 * 3 * 32);
 }
 
 int main(void) {

@@ -584,7 +584,7 @@ static void test_newer_program(void **state) {
     uint8_t *kept = malloc(size);
     memcpy(kept, bytes, size);
     for (int flag = 0; flag < 2; flag++) {
-        bytes[at + (flag ? 46 : 44)] = 9;
+        bytes[at + (flag ? 46 : 44)] = 200;
         format_seal_record(bytes + at, seed, last.previous, at, last.sequence, last.durable);
         struct dlog *log;
         assert_int_equal(dlog_open(&f->options, NULL, NULL, &log, &err), LS_ERR_CORRUPT);

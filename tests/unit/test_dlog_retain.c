@@ -5,7 +5,9 @@
  */
 #include "tests/unit/unit.h"
 
+#include "coordinator/core/saga_log.h"
 #include "coordinator/dlog/format.h"
+#include "lockstep.pb-c.h"
 #include "tests/unit/dlog_disk.h"
 
 static struct ls_error err;
@@ -322,6 +324,154 @@ static void test_full_disk(void **state) {
     check_window(f, 1, f->next - 1, 0);
 }
 
+/* ------------------------------------------------------------------ sagas */
+
+static size_t saga_begin(uint64_t sequence, uint8_t *out) {
+    Lockstep__LogSagaBegin m = LOCKSTEP__LOG_SAGA_BEGIN__INIT;
+    m.epoch = 1;
+    m.sequence = sequence;
+    m.app = (char[]){"app/checkout"};
+    m.document = (ProtobufCBinaryData){.len = 20, .data = (uint8_t *)(uintptr_t) "{\"mode\":\"saga\",...}"};
+    return lockstep__log_saga_begin__pack(&m, out);
+}
+static size_t saga_phase(uint64_t sequence, enum saga_state phase, uint8_t *out) {
+    Lockstep__LogSagaPhase m = LOCKSTEP__LOG_SAGA_PHASE__INIT;
+    m.epoch = 1;
+    m.sequence = sequence;
+    m.state = phase;
+    m.has_from = true;
+    m.from = SAGA_PASSED;
+    return lockstep__log_saga_phase__pack(&m, out);
+}
+static size_t saga_end(uint64_t sequence, uint8_t *out) {
+    Lockstep__LogSagaEnd m = LOCKSTEP__LOG_SAGA_END__INIT;
+    m.epoch = 1;
+    m.sequence = sequence;
+    m.state = SAGA_COMPLETED;
+    return lockstep__log_saga_end__pack(&m, out);
+}
+
+static void put_saga(struct fixture *f, enum dlog_type type, uint64_t sequence, enum saga_state phase) {
+    uint8_t payload[TEST_PAYLOAD];
+    size_t length = type == DLOG_SAGA_BEGIN   ? saga_begin(sequence, payload)
+                    : type == DLOG_SAGA_PHASE ? saga_phase(sequence, phase, payload)
+                                              : saga_end(sequence, payload);
+    uint64_t position, end;
+    assert_ok(dlog_append(f->log, type, payload, length, &position, &end));
+}
+
+static enum ls_status on_fold(void *context, const struct dlog_record *record) {
+    return saga_fold_record(context, record->type, record->position, record->payload, record->length, &err);
+}
+
+/* The open sagas that a start would find: "sequence:state ...". */
+static void open_sagas(struct fixture *f, char *out, size_t size) {
+    struct saga_fold *fold = saga_fold_new();
+    struct dlog_report report;
+    const struct saga_found **list;
+    size_t count, used = 0;
+    assert_ok(dlog_scan("/data", disk_io(f->disk), on_fold, fold, &report, &err));
+    assert_int_equal(report.verdict, DLOG_VALID);
+    assert_ok(saga_fold_open(fold, &list, &count, &err));
+    out[0] = '\0';
+    for (size_t i = 0; i < count; i++) {
+        const Lockstep__LogSagaPhase *phase = list[i]->phase;
+        used += (size_t)snprintf(out + used, size - used, "%s%llu:%s", i > 0 ? " " : "",
+                                 (unsigned long long)list[i]->sequence,
+                                 phase == NULL ? "begun" : saga_state_name((enum saga_state)phase->state));
+        assert_string_equal(list[i]->begin->app, "app/checkout");
+    }
+    free(list);
+    saga_fold_free(fold);
+}
+
+static void assert_open(struct fixture *f, const char *expected) {
+    char found[512];
+    open_sagas(f, found, sizeof found);
+    assert_string_equal(found, expected);
+}
+
+/* An open saga, dead letters included, outlives the segments it was written in; one that has ended goes with them, and
+ * none is taken for a decision. */
+static void test_sagas_carried(void **state) {
+    struct fixture *f = *state;
+    f->options.bytes_max = 3 * f->options.segment_bytes;
+    start(f);
+    const uint64_t base = 1000000; /* out of the way of work() */
+    put_saga(f, DLOG_SAGA_BEGIN, base + 1, 0);
+    put_saga(f, DLOG_SAGA_BEGIN, base + 2, 0);
+    put_saga(f, DLOG_SAGA_PHASE, base + 2, SAGA_PASSED);
+    put_saga(f, DLOG_SAGA_PHASE, base + 2, SAGA_STUCK);
+    put_saga(f, DLOG_SAGA_BEGIN, base + 3, 0);
+    put_saga(f, DLOG_SAGA_PHASE, base + 3, SAGA_COMPENSATING);
+    put_saga(f, DLOG_SAGA_END, base + 3, 0);
+    uint64_t position;
+    struct dlog_saga found;
+    assert_ok(dlog_write(f->log, &err));
+    assert_open(f, "1000001:begun 1000002:stuck");
+    assert_true(dlog_find_saga(f->log, 1, base + 3, &found));
+    assert_true(found.begin != 0 && found.phase > found.begin && found.end > found.phase);
+    assert_int_equal(dlog_find(f->log, 1, base + 1, &position), DLOG_ABSENT);
+    for (int round = 0; round < 4; round++) {
+        work(f, 1500, 0);
+        assert_true(stats_of(f).oldest_position > found.end);
+        assert_open(f, "1000001:begun 1000002:stuck");
+        assert_false(dlog_find_saga(f->log, 1, base + 3, &(struct dlog_saga){0}));
+        assert_true(dlog_find_saga(f->log, 1, base + 2, &found));
+        assert_true(found.begin != 0 && found.phase != 0 && found.end == 0);
+        f->next += 10; /* restart() begins with 1 in a new epoch */
+        restart(f);
+        assert_open(f, "1000001:begun 1000002:stuck");
+    }
+    put_saga(f, DLOG_SAGA_END, base + 2, 0);
+    assert_ok(dlog_write(f->log, &err));
+    assert_open(f, "1000001:begun");
+    work(f, 3000, 0);
+    assert_open(f, "1000001:begun");
+}
+
+/* The end may be told to a participant, which then forgets its barrier rows: nothing that a start writes again, or a
+ * crash in the middle of that, may bring the saga back. */
+static void test_saga_end_is_final(void **state) {
+    struct fixture *f = *state;
+    f->options.bytes_max = 3 * f->options.segment_bytes;
+    start(f);
+    put_saga(f, DLOG_SAGA_BEGIN, 7, 0);
+    put_saga(f, DLOG_SAGA_PHASE, 7, SAGA_PASSED);
+    put_saga(f, DLOG_SAGA_END, 7, 0); /* all in the last batch: a start writes it again */
+    put_saga(f, DLOG_SAGA_BEGIN, 8, 0);
+    assert_ok(dlog_write(f->log, &err));
+    for (int round = 0; round < 5; round++) {
+        restart(f);
+        assert_open(f, "8:begun");
+    }
+    work(f, 4000, 0);
+    assert_open(f, "8:begun");
+}
+
+static void test_saga_fold_refuses_nonsense(void **state) {
+    (void)state;
+    struct saga_fold *fold = saga_fold_new();
+    const uint8_t garbage[] = {0xff, 0xff, 0xff};
+    uint8_t payload[TEST_PAYLOAD];
+    for (int type = DLOG_SAGA_BEGIN; type <= DLOG_SAGA_END; type++) {
+        assert_int_equal(saga_fold_record(fold, (enum dlog_type)type, 1, garbage, sizeof garbage, &err),
+                         LS_ERR_CORRUPT);
+    }
+    assert_int_equal(saga_fold_record(fold, DLOG_SAGA_PHASE, 1, payload, saga_phase(1, SAGA_COMPLETED, payload), &err),
+                     LS_ERR_CORRUPT);
+    assert_ok(saga_fold_record(fold, DLOG_SAGA_PHASE, 1, payload, saga_phase(1, SAGA_PASSED, payload), &err));
+    const struct saga_found **list;
+    size_t count;
+    assert_int_equal(saga_fold_open(fold, &list, &count, &err), LS_ERR_CORRUPT); /* a phase without a begin */
+    assert_ok(saga_fold_record(fold, DLOG_SAGA_END, 1, payload, saga_end(1, payload), &err));
+    assert_ok(saga_fold_record(fold, DLOG_SAGA_BEGIN, 2, payload, saga_begin(1, payload), &err)); /* behind its end */
+    assert_ok(saga_fold_open(fold, &list, &count, &err));
+    assert_int_equal(count, 0);
+    free(list);
+    saga_fold_free(fold);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_by_bytes, setup, teardown),
@@ -330,6 +480,9 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_carried, setup, teardown),
         cmocka_unit_test_setup_teardown(test_long_open, setup, teardown),
         cmocka_unit_test_setup_teardown(test_full_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_sagas_carried, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_saga_end_is_final, setup, teardown),
+        cmocka_unit_test(test_saga_fold_refuses_nonsense),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -157,7 +157,6 @@ static const struct {
     {"{\"mode\":\"2pc\"}", "missing_field", "steps"},
     {"{\"mode\":2}", "wrong_type", "mode"},
     {"{\"mode\":\"3pc\"}", "invalid_value", "mode"},
-    {"{\"mode\":\"saga\",\"steps\":[" STEP("") "]}", "mode_not_available", "mode"},
     {"{\"mode\":\"2pc\",\"colour\":1}", "unknown_field", "colour"},
     {"{\"mode\":\"2pc\",\"isolation\":\"snapshot\"}", "invalid_value", "isolation"},
     {"{\"mode\":\"2pc\",\"isolation\":3}", "wrong_type", "isolation"},
@@ -260,11 +259,86 @@ static void a_number_with_a_fraction_comes_with_advice(void **state) {
     assert_non_null(strstr(error.message, "send decimals as strings"));
 }
 
-static void an_unavailable_mode_says_so(void **state) {
+/* ------------------------------------------------------------------- sagas */
+
+#define SAGA(steps) "{\"steps\":[" steps "],\"mode\":\"saga\"}" /* the mode is known before it is met */
+#define BACK ",\"undo\":{\"sql\":\"select 1\"}"
+#define NAMED(name, more) STEP(",\"name\":\"" name "\"" more)
+#define KIND(kind) ",\"kind\":\"" kind "\""
+
+static void a_saga_runs_in_order_unless_it_says_after(void **state) {
     struct document *document;
     (void)state;
-    assert_int_equal(parse("{\"mode\":\"saga\",\"steps\":[]}", &document), LS_ERR_INVALID);
-    assert_string_equal(error.message, "mode: saga is not available in this version");
+    assert_int_equal(parse(SAGA(STEP(BACK) "," STEP(BACK) "," STEP("")), &document), LS_OK);
+    assert_true(document->saga);
+    assert_int_equal(document->specs[0].after_count, 0);
+    assert_int_equal(document->specs[2].after_count, 1);
+    assert_int_equal(document->specs[2].after[0], 1);
+    assert_int_equal(document->saga_steps[0].kind, SAGA_COMPENSATABLE);
+    assert_int_equal(document->saga_steps[2].kind, SAGA_RETRIABLE);
+    document_free(document);
+    assert_int_equal(parse(SAGA(NAMED("a", BACK) "," STEP(BACK) "," STEP(",\"after\":[\"a\",1]")), &document), LS_OK);
+    assert_int_equal(document->specs[1].after_count, 0);
+    assert_int_equal(document->specs[2].after_count, 2);
+    document_free(document);
+}
+
+static void a_saga_has_its_own_limits(void **state) {
+    struct document *document;
+    (void)state;
+    assert_int_equal(parse("{\"mode\":\"saga\",\"deadline\":\"48h\",\"steps\":["
+                           "{\"on\":\"orders\",\"do\":{\"sql\":\"select 1\"},\"attempts\":3,\"deadline\":\"2s\"}]}",
+                           &document),
+                     LS_OK);
+    assert_int_equal(document->deadline_ms, 48u * 3600000u);
+    assert_int_equal(document->saga_steps[0].attempts, 3);
+    assert_int_equal(document->saga_steps[0].deadline_ms, 2000);
+    document_free(document);
+}
+
+static void an_undo_refers_to_its_own_step_and_to_earlier_ones(void **state) {
+    struct document *document;
+    (void)state;
+    assert_int_equal(
+        parse(SAGA(NAMED("a", BACK) "," NAMED("b", ",\"undo\":{\"sql\":\"select $1, $2\",\"args\":[{\"ref\":\"b."
+                                                   "rows.0.id\"},{\"ref\":\"a.rows_affected\"}]}")),
+              &document),
+        LS_OK);
+    assert_true(document->steps[0].referenced && document->steps[1].referenced);
+    assert_true(document->saga_steps[1].undo_refers && !document->saga_steps[0].undo_refers);
+    assert_int_equal(document->saga_steps[1].undo.args[0].ref_step, 1);
+    document_free(document);
+}
+
+static void a_saga_without_a_way_is_refused(void **state) {
+    static const struct {
+        const char *text, *code, *path;
+    } cases[] = {
+        {SAGA(STEP("") "," STEP(BACK)), "missing_field", "steps[0].undo"},
+        {SAGA(STEP(KIND("compensatable"))), "missing_field", "steps[0].undo"},
+        {SAGA(STEP(KIND("retriable")) "," STEP(KIND("pivot"))), "invalid_value", "steps[0].kind"},
+        {SAGA(STEP(KIND("pivot")) "," STEP(KIND("pivot"))), "invalid_value", "steps[1].kind"},
+        {SAGA(STEP(KIND("pivot")) "," STEP(BACK)), "invalid_value", "steps[1].kind"},
+        {SAGA(NAMED("a", BACK) "," STEP(KIND("pivot") ",\"after\":\"a\"") "," STEP(BACK)), "invalid_value",
+         "steps[2].after"},
+        {SAGA(NAMED("a", BACK) "," NAMED("b",
+                                         BACK ",\"after\":[]") "," STEP(",\"after\":\"a\",\"undo\":{\"sql\":\"select "
+                                                                        "$1\",\"args\":[{\"ref\":\"b.rows_"
+                                                                        "affected\"}]}")),
+         "invalid_value", "steps[2].undo.args[0]"},
+        {SAGA(STEP(",\"after\":1") "," STEP("")), "invalid_value", "steps[0].after"},
+        {SAGA(STEP(",\"attempts\":0")), "invalid_value", "steps[0].attempts"},
+        {SAGA(STEP(",\"deadline\":\"0ms\"")), "invalid_value", "steps[0].deadline"},
+        {SAGA(STEP(",\"call\":{}")), "not_available", "steps[0].call"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct document *document = NULL;
+        if (parse(cases[i].text, &document) != LS_ERR_INVALID || strcmp(error.code, cases[i].code) != 0 ||
+            strcmp(error.path, cases[i].path) != 0) {
+            fail_msg("%s: %s at %s: %s", cases[i].text, error.code, error.path, error.message);
+        }
+    }
 }
 
 /* Whatever is cut or flipped: refused or parsed, never a crash (run under ASan), and a path that fits. */
@@ -319,7 +393,10 @@ int main(void) {
         cmocka_unit_test(a_column_may_have_dots),
         cmocka_unit_test(every_mistake_has_code_and_path),
         cmocka_unit_test(a_number_with_a_fraction_comes_with_advice),
-        cmocka_unit_test(an_unavailable_mode_says_so),
+        cmocka_unit_test(a_saga_runs_in_order_unless_it_says_after),
+        cmocka_unit_test(a_saga_has_its_own_limits),
+        cmocka_unit_test(an_undo_refers_to_its_own_step_and_to_earlier_ones),
+        cmocka_unit_test(a_saga_without_a_way_is_refused),
         cmocka_unit_test(mutations_do_not_crash),
         cmocka_unit_test(durations),
     };

@@ -40,9 +40,9 @@ static enum ls_status through(const Lockstep__Frame *frame) {
     return status;
 }
 
-/* One of each kind, all fields set, in static memory. */
-enum { KINDS = 16 };
-static void all_kinds(Lockstep__Frame frames[KINDS]) {
+/* One of each kind, all fields set, in static memory; and Work once more, as a saga's step (which has no key). */
+enum { KINDS = 18, SAGA_WORK = KINDS, FRAMES };
+static void all_kinds(Lockstep__Frame frames[FRAMES]) {
     static Lockstep__Fence fence;
     static Lockstep__Hello hello;
     static Lockstep__TimelineSwitch turn, *turns[1];
@@ -66,6 +66,11 @@ static void all_kinds(Lockstep__Frame frames[KINDS]) {
     static Lockstep__Error error;
     static Lockstep__Prove prove;
     static Lockstep__Ready ready;
+    static Lockstep__SagaStep saga;
+    static Lockstep__Work attempt;
+    static Lockstep__Kept kept;
+    static Lockstep__Forget forget;
+    static char *sagas[2] = {gtid_text, gtid_text};
     static uint8_t hash[16] = {1, 2, 3};
     static char incarnation[] = "0a1b2c3d4e5f", orders[] = "orders", shop[] = "shop", app[] = "app/checkout",
                 sql[] = "select $1", key[] = "k-1", reason[] = "because", state[] = "23505", json[] = "[{\"a\":1}]";
@@ -96,6 +101,10 @@ static void all_kinds(Lockstep__Frame frames[KINDS]) {
     work.isolation = LOCKSTEP__ISOLATION__SERIALIZABLE, work.lock_timeout_ms = 5000, work.deadline_ms = 30000,
     work.n_statements = 1, work.statements = statements, work.key = key, work.has_document_hash = 1,
     work.document_hash = (ProtobufCBinaryData){16, hash}, work.has_rows_max = 1, work.has_bytes_max = 1;
+    lockstep__saga_step__init(&saga);
+    saga.saga = gtid_text, saga.step = orders, saga.has_result_max = 1, saga.result_max = LS_STEP_RESULT_MAX;
+    attempt = work;
+    attempt.one_phase = 1, attempt.key = NULL, attempt.has_document_hash = 0, attempt.saga = &saga;
     lockstep__step_result__init(&result);
     result.rows_json = json, results[0] = &result;
     lockstep__vote__init(&vote);
@@ -103,7 +112,8 @@ static void all_kinds(Lockstep__Frame frames[KINDS]) {
     vote.results = results, vote.gid = gid_text, vote.has_xid = 1, vote.xid = 750, vote.has_lsn = 1, vote.lsn = 99,
     vote.has_system_id = 1, vote.has_timeline = 1, vote.timeline = 1, vote.owner = owner_text, vote.sqlstate = state,
     vote.reason = reason, vote.has_step = 1, vote.has_retryable = 1, vote.existing_gtid = gtid_text,
-    vote.has_existing_hash = 1, vote.existing_hash = (ProtobufCBinaryData){16, hash};
+    vote.has_existing_hash = 1, vote.existing_hash = (ProtobufCBinaryData){16, hash}, vote.has_barrier = 1,
+    vote.barrier = LOCKSTEP__BARRIER_STATE__BARRIER_CANCELLED;
     lockstep__decide__init(&decide);
     decide.gtid = gtid_text, decide.commit = 1, decide.gid = gid_text, decide.has_xid = 1, decide.xid = 750,
     decide.has_system_id = 1, decide.has_timeline = 1, decide.timeline = 1, decide.has_lsn = 1, decide.lsn = 99,
@@ -129,8 +139,13 @@ static void all_kinds(Lockstep__Frame frames[KINDS]) {
     lockstep__prove__init(&prove);
     prove.n_items = 1, prove.items = decides;
     lockstep__ready__init(&ready);
+    lockstep__kept__init(&kept);
+    kept.n_sagas = 2, kept.sagas = sagas;
+    lockstep__forget__init(&forget);
+    forget.has_token = 1, forget.n_sagas = 2, forget.sagas = sagas, forget.has_outcome_epoch = 1,
+    forget.outcome_epoch = 3, forget.has_outcome_sequence = 1, forget.outcome_sequence = 17;
 
-    for (int i = 0; i < KINDS; i++) {
+    for (int i = 0; i < FRAMES; i++) {
         lockstep__frame__init(&frames[i]);
         frames[i].fence = &fence;
     }
@@ -139,15 +154,16 @@ static void all_kinds(Lockstep__Frame frames[KINDS]) {
     BODY(HELLO, hello), BODY(WELCOME, welcome), BODY(PING, ping), BODY(PONG, pong), BODY(WORK, work), BODY(VOTE, vote),
         BODY(DECIDE, decide), BODY(DONE, done);
     BODY(INQUIRY, inquiry), BODY(ANSWER, answer), BODY(SETTLE, settle), BODY(CREDIT, credit), BODY(REFUSE, refuse),
-        BODY(ERROR, error), BODY(PROVE, prove), BODY(READY, ready);
+        BODY(ERROR, error), BODY(PROVE, prove), BODY(READY, ready), BODY(KEPT, kept), BODY(FORGET, forget);
     assert_int_equal(n, KINDS);
+    frames[SAGA_WORK].body_case = LOCKSTEP__FRAME__BODY_WORK, frames[SAGA_WORK].work = &attempt;
 }
 
 static void round_trip(void **state) {
-    Lockstep__Frame frames[KINDS];
+    Lockstep__Frame frames[FRAMES];
     (void)state;
     all_kinds(frames);
-    for (int i = 0; i < KINDS; i++) {
+    for (int i = 0; i < FRAMES; i++) {
         size_t size, again_size;
         Lockstep__Frame *back;
         uint8_t *data = encode(&frames[i], &size);
@@ -253,7 +269,7 @@ static char *name_of(char *out, size_t length) {
     } while (0)
 
 static void bad_names(void **state) {
-    Lockstep__Frame frames[KINDS], frame;
+    Lockstep__Frame frames[FRAMES], frame;
     (void)state;
     all_kinds(frames);
     frame = frames[0];
@@ -310,7 +326,7 @@ static void bad_names(void **state) {
 
 /* A vote YES and a COMMIT are bound to one transaction of one server, or they are nothing. */
 static void bad_votes(void **state) {
-    Lockstep__Frame frames[KINDS], frame;
+    Lockstep__Frame frames[FRAMES], frame;
     (void)state;
     all_kinds(frames);
     frame = frames[5];
@@ -359,6 +375,52 @@ static void bad_votes(void **state) {
     frame = frames[9];
     frame.answer->items[0]->verdict = (Lockstep__Verdict)6;
     assert_refused("AnswerItem.verdict has the unknown value 6");
+}
+
+/* One attempt at a saga's step is one message and one transaction, or it is nothing. */
+static void bad_sagas(void **state) {
+    Lockstep__Frame frames[FRAMES], frame;
+    (void)state;
+    all_kinds(frames);
+    frame = frames[SAGA_WORK];
+    assert_int_equal(through(&frame), LS_OK);
+    Lockstep__Work *work = frame.work;
+    assert_wrong(work->saga->saga, "x", "SagaStep.saga is no gtid");
+    assert_wrong(work->saga->step, "", "SagaStep.step is no step name");
+    assert_wrong(work->saga->step, "a.b", "SagaStep.step is no step name");
+    assert_length(work->saga->step, LS_STEP_MAX, "SagaStep.step is no step name");
+    work->saga->result_max = LS_STEP_RESULT_MAX + 1;
+    assert_refused("SagaStep.result_max is out of range");
+    work->saga->result_max = LS_STEP_RESULT_MAX;
+    work->saga->op = (Lockstep__SagaOp)3;
+    assert_refused("SagaStep.op has the unknown value 3");
+    work->saga->op = LOCKSTEP__SAGA_OP__SAGA_CANCEL;
+    assert_refused("Work.statements come with SAGA_CANCEL");
+    work->n_statements = 0;
+    assert_int_equal(through(&frame), LS_OK);
+    work->one_phase = 0;
+    assert_refused("Work.saga is not one attempt in one message");
+    work->one_phase = 1, work->part = 1;
+    assert_refused("Work.saga is not one attempt in one message");
+    work->part = 0, work->last = 0;
+    assert_refused("Work.saga is not one attempt in one message");
+    work->last = 1, work->key = name_of(limit_name, 1);
+    assert_refused("Work.saga comes with an Idempotency-Key");
+
+    frame = frames[5];
+    frame.vote->barrier = (Lockstep__BarrierState)3;
+    assert_refused("Vote.barrier has the unknown value 3");
+    frame = frames[16];
+    assert_wrong(frame.kept->sagas[1], "x", "Kept.sagas is no gtid");
+    assert_wrong(frame.kept->sagas[1], "\xff", "Kept.sagas is not UTF-8");
+    frame = frames[17];
+    assert_wrong(frame.forget->sagas[1], "x", "Forget.sagas is no gtid");
+    frame.forget->outcome_epoch = 0;
+    assert_refused("Forget.outcome_epoch is 0");
+    frame.forget->outcome_epoch = 3, frame.forget->outcome_sequence = LS_SEQUENCE_MAX + 1;
+    assert_refused("Forget.outcome_sequence is out of range");
+    frame.forget->has_outcome_sequence = 0;
+    assert_refused("Forget.outcome_sequence comes without its other half");
 }
 
 /* Bytes that protobuf-c takes and we do not. */
@@ -434,10 +496,10 @@ static bool decode_garbage(const uint8_t *payload, size_t length) {
 }
 
 static void truncations_and_flips(void **state) {
-    Lockstep__Frame frames[KINDS];
+    Lockstep__Frame frames[FRAMES];
     (void)state;
     all_kinds(frames);
-    for (int i = 0; i < KINDS; i++) {
+    for (int i = 0; i < FRAMES; i++) {
         size_t size;
         uint8_t *data = encode(&frames[i], &size);
         for (size_t length = 0; length < size - FRAME_HEADER; length++)
@@ -454,7 +516,7 @@ static void truncations_and_flips(void **state) {
 }
 
 static void mutations(void **state) {
-    Lockstep__Frame frames[KINDS];
+    Lockstep__Frame frames[FRAMES];
     uint64_t seed = 4242;
     unsigned taken = 0;
     (void)state;
@@ -462,7 +524,7 @@ static void mutations(void **state) {
     for (int round = 0; round < 40000; round++) {
         uint8_t mutant[2048];
         size_t size;
-        uint8_t *data = encode(&frames[round % KINDS], &size);
+        uint8_t *data = encode(&frames[round % FRAMES], &size);
         size_t length = size - FRAME_HEADER;
         assert_true(length < sizeof mutant - 64);
         memcpy(mutant, data + FRAME_HEADER, length);
@@ -492,10 +554,10 @@ static void mutations(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip),    cmocka_unit_test(kinds_complete),
-                                       cmocka_unit_test(peek),          cmocka_unit_test(size_edge),
-                                       cmocka_unit_test(bad_names),     cmocka_unit_test(bad_votes),
-                                       cmocka_unit_test(not_canonical), cmocka_unit_test(truncations_and_flips),
-                                       cmocka_unit_test(mutations)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(round_trip), cmocka_unit_test(kinds_complete), cmocka_unit_test(peek),
+        cmocka_unit_test(size_edge),  cmocka_unit_test(bad_names),      cmocka_unit_test(bad_votes),
+        cmocka_unit_test(bad_sagas),  cmocka_unit_test(not_canonical),  cmocka_unit_test(truncations_and_flips),
+        cmocka_unit_test(mutations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

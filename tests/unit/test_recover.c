@@ -234,7 +234,7 @@ static void senseless_records_are_refused(void **state) {
     struct recovery *r = recovery_new();
     struct ls_error err = {0};
     const uint8_t garbage[] = {0xff, 0xff, 0xff, 0xff};
-    for (int type = DLOG_EPOCH; type <= DLOG_AUDIT; type++) {
+    for (int type = DLOG_EPOCH; type <= DLOG_SAGA_BEGIN; type++) {
         assert_int_equal(recovery_record(r, (enum dlog_type)type, 100, garbage, sizeof garbage, &err), LS_ERR_CORRUPT);
     }
     assert_int_equal(recovery_record(r, (enum dlog_type)99, 100, garbage, 0, &err), LS_ERR_CORRUPT);
