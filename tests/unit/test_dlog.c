@@ -597,7 +597,7 @@ static void test_newer_program(void **state) {
     assert_ok(dlog_write(f->log, &err));
     dlog_close(f->log);
     f->log = NULL;
-    bytes[at + 44] = 9;
+    bytes[at + 44] = 200;
     format_seal_record(bytes + at, seed, last.previous, at, last.sequence, last.durable);
     struct dlog_report report;
     assert_ok(dlog_scan("/data", disk_io(f->disk), NULL, NULL, &report, &err));
