@@ -314,6 +314,10 @@ static enum ls_status listener_start(struct api *api, struct listener *listener,
         (void)close(fd);
         return ls_fail(err, LS_ERR_NOMEM, "the HTTP server cannot listen");
     }
+    /* Without memory libevent makes a listener that never listens; enabling it again tells. */
+    if (evconnlistener_enable(evhttp_bound_socket_get_listener(listener->socket)) != 0) {
+        return ls_fail(err, LS_ERR_NOMEM, "the HTTP server's listener cannot be enabled");
+    }
     return LS_OK;
 }
 
