@@ -198,7 +198,7 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
 }
 
 static void dial_later(struct voter *voter) {
-    struct timeval delay = {.tv_usec = REDIAL_MS * 1000};
+    struct timeval delay = {.tv_usec = (suseconds_t)REDIAL_MS * 1000};
     (void)event_add(voter->redial, &delay);
 }
 

@@ -37,6 +37,7 @@ static struct conn *conn_of(struct api *api, struct evhttp_request *http) {
     const struct bufferevent *bev = evhttp_connection_get_bufferevent(evhttp_request_get_connection(http));
     struct conn *conn;
     LIST_FOREACH(conn, bucket_of(api, bev), same_bucket) {
+        /* cppcheck-suppress uninitvar ; the loop macro sets it */
         if (conn->bev == bev) {
             return conn;
         }
