@@ -237,6 +237,7 @@ static int serve(struct voter *voter) {
         event_add(interrupt, NULL) != 0) {
         return bench_fail(NAME, LS_EXIT_ERROR, "out of memory");
     }
+    (void)signal(SIGPIPE, SIG_IGN); /* a link that is closed while it is written to is dialled again */
     on_dial(-1, 0, voter);
     int failed = event_base_dispatch(voter->base);
     peer_free(voter->peer);
