@@ -91,7 +91,11 @@ static int run(struct decisions *d) {
     if (exit_status != LS_EXIT_OK) return exit_status;
     d->epoll = epoll_create1(EPOLL_CLOEXEC);
     d->list = calloc(d->connections, sizeof *d->list);
-    if (d->epoll < 0 || d->list == NULL) return bench_fail(NAME, LS_EXIT_ERROR, "out of memory or descriptors");
+    if (d->epoll < 0 || d->list == NULL) {
+        free(d->list);
+        if (d->epoll >= 0) (void)close(d->epoll);
+        return bench_fail(NAME, LS_EXIT_ERROR, "out of memory or descriptors");
+    }
     for (uint32_t i = 0; i < d->connections; i++) d->list[i].fd = -1;
     exit_status = load(d);
     if (exit_status == LS_EXIT_OK) {

@@ -230,7 +230,7 @@ static void run_loop(struct flow *flow) {
     while (lockstep_dispatch(flow->client), flow->under_way > 0 && !flow->failed) {
         (void)poll(&descriptor, 1, PROGRESS_MS / 5); /* EINTR: look again */
         uint64_t now = bench_now_us();
-        if (interrupted || flow->options->quiet || now - shown_us < PROGRESS_MS * 1000u) {
+        if (interrupted || flow->options->quiet || now - shown_us < (uint64_t)PROGRESS_MS * 1000) {
             if (interrupted) break;
             continue;
         }

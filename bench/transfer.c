@@ -147,6 +147,7 @@ static int compare_double(const void *a, const void *b) {
 
 static double median(const double *values, uint32_t count) {
     double sorted[ROUNDS_MAX];
+    if (count == 0) return 0; /* interrupted before the first round ended */
     memcpy(sorted, values, count * sizeof *values);
     qsort(sorted, count, sizeof *sorted, compare_double);
     return count % 2 == 1 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
@@ -160,7 +161,7 @@ static const struct cell *bare_of(const struct cell *cells, uint32_t count, uint
 
 /* The ratio is the median of the rounds' ratios: what the machine did to a round it did to both. */
 static double ratio(const struct cell *cell, const struct cell *bare, const double *of, const double *to) {
-    double ratios[ROUNDS_MAX];
+    double ratios[ROUNDS_MAX] = {0};
     uint32_t rounds = cell->rounds < bare->rounds ? cell->rounds : bare->rounds;
     for (uint32_t i = 0; i < rounds; i++) ratios[i] = to[i] > 0 ? of[i] / to[i] : 0;
     return median(ratios, rounds);

@@ -200,7 +200,7 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
 }
 
 static void dial_later(struct voter *voter) {
-    struct timeval delay = {.tv_usec = REDIAL_MS * 1000};
+    struct timeval delay = {.tv_usec = (suseconds_t)REDIAL_MS * 1000};
     (void)event_add(voter->redial, &delay);
 }
 
@@ -239,6 +239,7 @@ static int serve(struct voter *voter) {
         event_add(interrupt, NULL) != 0) {
         return bench_fail(NAME, LS_EXIT_ERROR, "out of memory");
     }
+    (void)signal(SIGPIPE, SIG_IGN); /* a link that is closed while it is written to is dialled again */
     on_dial(-1, 0, voter);
     int failed = event_base_dispatch(voter->base);
     peer_free(voter->peer);

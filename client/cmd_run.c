@@ -22,13 +22,11 @@ static const char ending[] =
     "known (a saga: stuck, or still on its way), 7 hazard, 3 unreachable, 1 refused.\n"
     "With --key the command may be repeated, after exit 5 too: a transaction of that key commits at most once.\n";
 
-/* The whole file; heap, NUL behind it. NULL with errno. */
-static char *read_whole(const char *name, size_t *ret_length) {
-    FILE *file = strcmp(name, "-") == 0 ? stdin : fopen(name, "re");
+/* All there is to read; heap, NUL behind it. NULL with errno. */
+static char *read_stream(FILE *file, size_t *ret_length) {
     char *text = NULL;
     size_t length = 0, size = 0;
 
-    if (file == NULL) return NULL;
     for (;;) {
         if (length == size) {
             size = size > 0 ? size * 2 : 65536;
@@ -41,16 +39,24 @@ static char *read_whole(const char *name, size_t *ret_length) {
         length += got;
         if (got > 0) continue;
         if (ferror(file)) break;
-        if (file != stdin) (void)fclose(file);
         text[length] = '\0';
         *ret_length = length;
         return text;
     }
-    int saved = errno;
-    if (file != stdin) (void)fclose(file);
-    free(text);
-    errno = saved;
+    free(text); /* keeps errno */
     return NULL;
+}
+
+/* The whole file, or standard input for "-". */
+static char *read_whole(const char *name, size_t *ret_length) {
+    if (strcmp(name, "-") == 0) return read_stream(stdin, ret_length);
+    FILE *file = fopen(name, "re");
+    if (file == NULL) return NULL;
+    char *text = read_stream(file, ret_length);
+    int saved = errno;
+    (void)fclose(file);
+    errno = saved;
+    return text;
 }
 
 static void print_cell_text(const json_t *value, char *text, size_t size) {

@@ -96,7 +96,7 @@ struct unit {
 };
 static const struct unit no_units[] = {{"", 1}, {0, 0}};
 static const struct unit byte_units[] = {
-    {"", 1}, {"KiB", 1024}, {"MiB", 1024 * 1024}, {"GiB", 1024 * 1024 * 1024}, {0, 0}};
+    {"", 1}, {"KiB", 1024}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {0, 0}};
 static const struct unit time_units[] = {{"ms", 1}, {"s", 1000}, {"min", 60000}, {"h", 3600000}, {0, 0}};
 
 /* Digits without sign or leading zero, then a unit of the list. */

@@ -106,6 +106,7 @@ static enum ls_status check_key_file(const char *file, struct ls_error *err) {
 }
 
 /* A key with a pass phrase must not make a daemon ask for it on a terminal. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): OpenSSL's type of such a function */
 static int no_pass_phrase(char *buffer, int size, int writing, void *context) {
     (void)buffer, (void)size, (void)writing, (void)context;
     return 0;

@@ -1168,6 +1168,11 @@ enum ls_status agents_new(struct host *host, int fd, SSL_CTX *tls, struct agents
     agents_set_tls(agents, tls);
     agents->listener =
         evconnlistener_new(host->base, on_accept, agents, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+    /* Without memory libevent makes a listener that never listens; enabling it again tells. */
+    if (agents->listener != NULL && evconnlistener_enable(agents->listener) != 0) {
+        agents_free(agents);
+        return ls_fail(err, LS_ERR_NOMEM, "the agents' listener cannot be enabled");
+    }
     if (agents->listener == NULL) {
         (void)close(fd);
         agents_free(agents);

@@ -45,12 +45,13 @@ static void apply_acceptance(struct registry_participant *participant, const cha
 
 enum ls_status registry_accept(struct registry *registry, const char *subject) {
     char *copy = strdup(subject);
-    char **grown = realloc(registry->acceptances, (registry->acceptance_count + 1) * sizeof(char *));
-    if (grown != NULL) registry->acceptances = grown;
-    if (copy == NULL || grown == NULL) {
+    char **grown =
+        copy == NULL ? NULL : realloc(registry->acceptances, (registry->acceptance_count + 1) * sizeof(char *));
+    if (grown == NULL) {
         free(copy);
         return LS_ERR_NOMEM;
     }
+    registry->acceptances = grown;
     registry->acceptances[registry->acceptance_count++] = copy;
     for (uint32_t i = 1; i <= registry->highest; i++) {
         if (registry->by_number[i] != NULL) apply_acceptance(registry->by_number[i], copy);

@@ -37,6 +37,7 @@ static struct conn *conn_of(struct api *api, struct evhttp_request *http) {
     const struct bufferevent *bev = evhttp_connection_get_bufferevent(evhttp_request_get_connection(http));
     struct conn *conn;
     LIST_FOREACH(conn, bucket_of(api, bev), same_bucket) {
+        /* cppcheck-suppress uninitvar ; the loop macro sets it */
         if (conn->bev == bev) {
             return conn;
         }
@@ -313,6 +314,10 @@ static enum ls_status listener_start(struct api *api, struct listener *listener,
     if (listener->socket == NULL) {
         (void)close(fd);
         return ls_fail(err, LS_ERR_NOMEM, "the HTTP server cannot listen");
+    }
+    /* Without memory libevent makes a listener that never listens; enabling it again tells. */
+    if (evconnlistener_enable(evhttp_bound_socket_get_listener(listener->socket)) != 0) {
+        return ls_fail(err, LS_ERR_NOMEM, "the HTTP server's listener cannot be enabled");
     }
     return LS_OK;
 }

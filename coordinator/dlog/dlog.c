@@ -268,7 +268,9 @@ static enum ls_status adopt(struct dlog *log, const struct reader *reader, struc
 enum ls_status dlog_open(const struct dlog_options *options, dlog_visit visit, void *context, struct dlog **ret_log,
                          struct ls_error *err) {
     struct ls_error local;
-    err = err == NULL ? &local : err;
+    if (err == NULL) {
+        err = &local;
+    }
     enum ls_status status = check_options(options, err);
     if (status != LS_OK) {
         return status;
@@ -593,7 +595,8 @@ uint64_t dlog_room(const struct dlog *log) {
     bool failed = log->failed;
     dlog_unlock(log);
     uint64_t room = left + (spares > 1 ? (spares - 1) * dlog_usable(log) : 0);
-    return failed || room < 2u * log->batch_max ? 0 : room - 2u * log->batch_max;
+    uint64_t batches = 2 * (uint64_t)log->batch_max;
+    return failed || room < batches ? 0 : room - batches;
 }
 
 /* --------------------------------------------------------------- find, read */

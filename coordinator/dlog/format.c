@@ -127,7 +127,7 @@ enum format_answer format_decode_header(const uint8_t block[FORMAT_BLOCK], struc
 
 uint64_t format_seed(const char incarnation[LS_INCARNATION_LEN + 1], uint64_t number) {
     uint8_t bytes[LS_INCARNATION_LEN + 8] = {0};
-    memcpy(bytes, incarnation, strlen(incarnation));
+    memcpy(bytes, incarnation, strlen(incarnation)); /* NOLINT(bugprone-not-null-terminated-result): bytes, no text */
     put(bytes + LS_INCARNATION_LEN, number, 8);
     return XXH3_64bits(bytes, sizeof bytes);
 }

@@ -26,6 +26,7 @@ static int posix_open(void *context, const char *dir, const char *name, bool cre
     }
     int flags = O_CLOEXEC | O_NOFOLLOW | (writable ? O_RDWR : O_RDONLY) | (create ? O_CREAT | O_EXCL : 0);
     int file = open(path, flags, 0600);
+    /* cppcheck-suppress resourceLeak ; the descriptor is what is returned */
     return file < 0 ? -errno : file;
 }
 
@@ -56,7 +57,8 @@ static int posix_allocate(void *context, int file, uint64_t length) {
         }
         at += (uint64_t)wrote;
         if (at - flushed >=
-            4u * ZEROS) { /* little by little, so that the next sync of the log does not wait behind all of it */
+            (uint64_t)4 *
+                ZEROS) { /* little by little, so that the next sync of the log does not wait behind all of it */
             (void)sync_file_range(file, (off_t)flushed, (off_t)(at - flushed),
                                   SYNC_FILE_RANGE_WRITE); /* a hint; fdatasync follows */
             flushed = at;

@@ -329,7 +329,9 @@ enum ls_status reader_run(struct reader *r, const char *log_dir, const struct dl
                           void *context, struct ls_error *err) {
     memset(r, 0, sizeof *r);
     struct ls_error local;
-    err = err == NULL ? &local : err;
+    if (err == NULL) {
+        err = &local;
+    }
     enum ls_status status = list_files(r, log_dir, io, err);
     if (status != LS_OK || r->count == 0) {
         return status;

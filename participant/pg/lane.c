@@ -102,9 +102,10 @@ static void on_ready(void *context, struct conn *conn)
 {
     struct lane *lane = context;
     char role[2 * LS_ROLE_MAX + 3], sql[2 * LS_ROLE_MAX + 32];
-    struct conn_batch *batch = conn_begin(conn, 2, login_done, lane);
+    struct conn_batch *batch = conn_begin(conn, 3, login_done, lane);
     conn_add(conn, batch, SQL_LOGIN, 0, NULL);
     conn_add(conn, batch, SQL_RAISE_SYNC, 0, NULL);
+    conn_add(conn, batch, SQL_LOCK_TIMEOUT, 0, NULL);
     conn_end(conn, batch);
     batch = conn_begin(conn, 2, role_done, lane);
     if (lane->group->role[0] != '\0') {

@@ -39,6 +39,7 @@ void rows_put_string(struct rows_text *text, const char *value, size_t length)
 {
     static const char digits[] = "0123456789abcdef";
     reserve(text, length * 6 + 2);
+    assert(text->data != NULL);
     char *out = text->data + text->length;
     *out++ = '"';
     for (size_t i = 0; i < length; i++) {

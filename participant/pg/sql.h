@@ -37,6 +37,8 @@ enum login_column {
     " pg_catalog.current_setting('max_connections')::pg_catalog.int4"                                                         \
     " operator(pg_catalog.-) pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4"
 /* Finishers and the agent's own sessions keep it for life. */
+/* Finishers take few locks, but somebody may hold one on our own tables or on a catalog: whatever waits is told so, and tried again. */
+#define SQL_LOCK_TIMEOUT "select pg_catalog.set_config('lock_timeout', '5000', false)"
 #define SQL_RAISE_SYNC "select pg_catalog.set_config('synchronous_commit', " SQL_SYNC_FLOOR ", false)"
 
 /* ---- a branch, on a worker; prepared once per session */
@@ -190,9 +192,10 @@ enum identity_column {
     " on conflict (participant, coordinator) do update set agent = excluded.agent, incarnation = excluded.incarnation,"       \
     " epoch = excluded.epoch, log_position = excluded.log_position, chain = excluded.chain"
 /* Ahead of COMMIT PREPARED in the same pipeline, not synced by itself: the commit that follows flushes it. Finishers work side by side, so it
- * never goes back. A changed incarnation or epoch is stored durably before anything else is done. */
+ * never goes back. A changed incarnation or epoch is stored durably before anything else is done. Decided branches hold locks of their own: they
+ * do not wait for whoever has locked the fence. */
 #define SQL_FENCE_AHEAD                                                                                                       \
-    "select pg_catalog.set_config('synchronous_commit', 'off', true),"                                                        \
+    "select pg_catalog.set_config('synchronous_commit', 'off', true), pg_catalog.set_config('lock_timeout', '250', true),"    \
     " lockstep.fence_ahead($1, $2, $3, $4::pg_catalog.int8, $5::pg_catalog.int8, $6::pg_catalog.int8)"
 
 /* One view of one gid: listed before its status is asked, in one statement. $1 gid, $2 xid or null. */

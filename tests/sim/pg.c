@@ -5,6 +5,7 @@
 
 #include "tests/sim/agent_host.h"
 #include "tests/sim/check.h"
+#include "tests/sim/coord_host.h"
 #include "tests/sim/pg_internal.h"
 
 #define LAG_RECORDS 24u /* a standby is never farther behind than this */
@@ -373,6 +374,9 @@ static void failover_timer(struct world *world, uint64_t number, uint64_t unused
         snprintf(detail, sizeof detail, "timeline %u, %zu records lost, switch at %llu", c->timeline, lost,
                  (unsigned long long)c->history[c->history_count - 1].lsn);
         sim_coverage.failovers++;
+        if (world_fault(world, world->options.together_pm)) {
+            coord_crash(world, false);
+        }
         trace_cluster(world, (uint32_t)number, "failover", detail);
     }
     world_after(world, rng_delay(&world->rng, world->options.failover_ms * MS), failover_timer, number, 0);
@@ -393,6 +397,7 @@ static void outside_timer(struct world *world, uint64_t a, uint64_t b) {
         struct xact *xact = &c->xacts[i];
         if (xact->state == XACT_PREPARED && xact->participant == participant && xact->branch) {
             check_outside_hand(world, xact->gtid, participant);
+            xact->outside_us = world->now_us;
             if (rng_below(&world->rng, 2) == 0) {
                 xact_commit(world, participant, i, "outside");
             } else {
@@ -436,7 +441,10 @@ static void stranger_timer(struct world *world, uint64_t a, uint64_t b) {
     bool ours = c->xact_count > 0 && rng_below(&world->rng, 4) != 0;
     if (ours) { /* a finished branch's name */
         const struct xact *xact = &c->xacts[rng_below(&world->rng, (uint64_t)c->xact_count)];
-        if (xact->participant == participant && xact->branch) {
+        /* COMMIT PREPARED names no xid: an agent that has just seen its branch cannot know that two others were quicker
+         */
+        bool race = xact->outside_us != 0 && world->now_us - xact->outside_us < SECOND;
+        if (xact->participant == participant && xact->branch && !race) {
             snprintf(gid, sizeof gid, "%s", xact->gid);
         }
     } else {

@@ -27,6 +27,7 @@ struct xact {
     uint8_t hash[16];
     uint64_t rows; /* bit per row it has locked */
     uint64_t prepared_us;
+    uint64_t outside_us; /* an outside hand finished it, 0: none */
 };
 
 enum wal_kind { WAL_ASSIGN, WAL_PREPARE, WAL_COMMIT, WAL_ABORT, WAL_FENCE };

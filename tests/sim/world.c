@@ -52,6 +52,7 @@ static void lose_history(struct sim_options *options, struct rng *r) {
     }
     options->failover_ms = rng_between(r, 1000, 4000);
     options->lossy_pm = 900;
+    options->together_pm = 700;
     options->coord_crash_ms = rng_between(r, 1000, 4000);
     options->agent_crash_ms = options->agent_cut_pm = options->outside_ms = 0;
     options->net_us = rng_between(r, 20, 500);

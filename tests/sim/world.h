@@ -95,6 +95,7 @@
     X(prepare_fail_pm, "PREPAREs that the server refuses", O(40, BETWEEN(5, 100)))                              \
     X(check_interval_ms, "client_connection_check_interval of a backend, 0: none", O(50, BETWEEN(50, 2000)))    \
     X(failover_ms, "mean time between two failovers of one server", O(25, BETWEEN(1000, 20000)))                \
+    X(together_pm, "failovers that take the coordinator's process along", O(15, BETWEEN(100, 1000)))            \
     X(lossy_pm, "failovers to a standby that lags", O(50, BETWEEN(100, 1000)))                                  \
     X(outside_ms, "mean time between two acts of an outside hand", O(15, BETWEEN(1000, 20000)))                 \
     X(stranger_ms, "mean time between two strangers who take a finished gid", O(20, BETWEEN(500, 10000)))       \

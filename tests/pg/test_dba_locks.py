@@ -1,0 +1,57 @@
+"""Hazard: somebody holds a lock on lockstep's own tables (a DBA's LOCK TABLE, an open transaction that updated a row, a dump that waits with
+ACCESS EXCLUSIVE), and every COMMIT PREPARED waits behind it for as long: decided branches keep their locks.
+
+Method: such locks are held in one database while transactions run, and while a link comes up.
+Seen if wrong: a decided transaction that is not applied until the lock is gone; an agent that waits without a word.
+"""
+
+import psycopg
+import pytest
+
+from harness.base import wait_until
+from harness.system import fresh, put
+
+NAMES = ("orders", "balance")
+LOCKS = {
+    "whole table": "lock table lockstep.fence in access exclusive mode",
+    "its row": "update lockstep.fence set agent = agent",
+}
+
+
+@pytest.fixture
+def dba(proxied):
+    session = proxied.db["orders"].connect(autocommit=False)
+    yield session
+    session.close()
+
+
+@pytest.mark.parametrize("lock", list(LOCKS))
+def test_decided_branches_finish_all_the_same(proxied, dba, lock):
+    dba.execute(LOCKS[lock])
+    for _ in range(3):
+        key = fresh()
+        answer = proxied.app.run(put(key, *NAMES), wait="decided")
+        assert answer.status == 200, answer
+        known = proxied.app.get(answer.gtid, for_="applied", timeout="10s")
+        assert known.applied is True, f"applied while the fence is locked: {known}"
+        proxied.agree(key, NAMES, "committed")
+    wait_until(lambda: proxied.agents["orders"].log_has("the fence cannot be stored"), 10, "the agent says what it cannot do")
+    dba.rollback()
+    proxied.alive()
+
+
+def test_a_link_that_comes_up_meanwhile(proxied, dba):
+    """Without its fence an agent does not serve; it says so, tries again, and nobody has to wake it."""
+    key = fresh()
+    lost = proxied.link["orders"].at("decide", "reset", up=False)
+    dba.execute(LOCKS["whole table"])
+    answer = proxied.app.run(put(key, *NAMES), wait="decided")
+    assert answer.status == 200, answer
+    lost.wait_hit()
+    wait_until(lambda: proxied.agents["orders"].log_has("canceling statement due to lock timeout"), 20, "the agent says what it waits for")
+    assert dba.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    dba.rollback()
+    proxied.wait_ready()
+    assert proxied.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
+    proxied.agree(key, NAMES, "committed")
+    proxied.alive()
