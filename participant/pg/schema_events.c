@@ -1,5 +1,5 @@
 /*
- * schema_events.c: the SQL of choreography: events, their order per key, the inbox, dead letters (docs/sagas.md, design 3.4 and 3.6).
+ * schema_events.c: the SQL of choreography: events, their order per key, the inbox, dead letters (docs/sagas-sql.md, design 3.4 and 3.6).
  *
  * An event is written in the caller's transaction, also in a branch that will be prepared: no NOTIFY, no trigger. Per key the version comes from a row
  * that stays locked until the writer ends, so a key has no gaps and becomes visible in order. The relay looks for what has no position yet, never
