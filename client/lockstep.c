@@ -351,7 +351,7 @@ static bool configure_request(struct lockstep_call *call, CURL *easy, const char
     SET(CURLOPT_TIMEOUT_MS, left_ms);
     if (post) {
         SET(CURLOPT_POST, 1L);
-        SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(call->op == LOCKSTEP_OP_RUN ? call->document_length : 0));
+        SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->document_length);
     } else {
         SET(CURLOPT_HTTPGET, 1L);
     }

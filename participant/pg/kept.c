@@ -4,6 +4,7 @@
  * Three transactions, in this order: the barrier rows of ended sagas go; the horizon is stored; one batch of outcome rows below it goes. The horizon is
  * committed before any row below it is deleted: outcome_insert() relies on that order.
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,10 +164,12 @@ static void forget_failed(struct task *task, const char *reason)
 /* Gtids need no escape. */
 static char *array_of(char *const *items, uint32_t count)
 {
-    char *text = pg_alloc((size_t)count * (LS_GTID_MAX + 3) + 3), *out = text;
+    size_t size = (size_t)count * (LS_GTID_MAX + 3) + 3, n = 0;
+    char *text = pg_alloc(size);
     for (uint32_t i = 0; i < count; i++)
-        out += sprintf(out, "%c\"%s\"", i == 0 ? '{' : ',', items[i]);
-    memcpy(out, "}", 2);
+        n += (size_t)snprintf(text + n, size - n, "%c\"%s\"", i == 0 ? '{' : ',', items[i]);
+    assert(n + 2 <= size);
+    memcpy(text + n, "}", 2);
     return text;
 }
 

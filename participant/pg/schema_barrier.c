@@ -1,5 +1,5 @@
 /*
- * schema_barrier.c: the SQL of the barrier: which step of which saga is done, undone or cancelled (docs/sagas.md, design 3.2).
+ * schema_barrier.c: the SQL of the barrier: which step of which saga is done, undone or cancelled (docs/sagas-sql.md, design 3.2).
  *
  * The row lies in the same local transaction as the step's effect. The unique insert decides every race; nothing is looked at first and acted
  * upon afterwards. Services of any language call barrier(), barrier_keep() and barrier_result(); the agent calls saga_attempt() and

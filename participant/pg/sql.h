@@ -151,7 +151,10 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " and " SQL_MAY_CALL("r.oid, ", "saga_keep(bytea, text, text, jsonb, int4)")                                              \
     " and " SQL_MAY_CALL("r.oid, ", "barrier(text, text, text)")                                                              \
     " and " SQL_MAY_CALL("r.oid, ", "barrier_keep(text, text, jsonb)")                                                        \
-    " and " SQL_MAY_CALL("r.oid, ", "barrier_result(text, text)") ")"                                                         \
+    " and " SQL_MAY_CALL("r.oid, ", "barrier_result(text, text)")                                                             \
+    " and " SQL_MAY_CALL("r.oid, ", "emit(text, text, jsonb)") " and " SQL_MAY_CALL("r.oid, ", "append(text, int8, text, jsonb)") \
+    " and " SQL_MAY_CALL("r.oid, ", "inbox_take(bytea, text, int8, text, text, text, int8, text, jsonb)")                     \
+    " and " SQL_MAY_CALL("r.oid, ", "inbox_park(bytea, text, int8, text, text, text, int8, text, jsonb, text, text, int4, int4)") ")" \
     " union all select me.name || ' has no rights on the tables of schema lockstep',"                                         \
     " 'run lockstep init-participant with --agent-role ' || me.name || ' again, it GRANTs them' from me where not"                                        \
     " (pg_catalog.has_table_privilege('lockstep.fence', 'insert') and pg_catalog.has_table_privilege('lockstep.life', 'insert')" \
@@ -159,7 +162,9 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " and pg_catalog.has_function_privilege(" SQL_FENCE_FUNCTION ", 'execute')"                                                     \
     " and " SQL_MAY_CALL("", "beyond_horizon(text, text)") " and " SQL_MAY_CALL("", "horizon_store(text, text, int8, int8)")    \
     " and " SQL_MAY_CALL("", "outcome_prune(text, int4)") " and " SQL_MAY_CALL("", "barrier_kept(text, int4)")                  \
-    " and " SQL_MAY_CALL("", "barrier_forget(text[])")                                                                        \
+    " and " SQL_MAY_CALL("", "barrier_forget(text[])") " and " SQL_MAY_CALL("", "relay_claim(int4)")                            \
+    " and " SQL_MAY_CALL("", "relay_read(text, int8, int4)") " and " SQL_MAY_CALL("", "relay_acknowledge(text, int8)")          \
+    " and " SQL_MAY_CALL("", "routes_store(text[], text[])") " and " SQL_MAY_CALL("", "inbox_due(int4)")                        \
     " and pg_catalog.has_function_privilege('lockstep.timeline_history()', 'execute'))"
 
 /* ---- the agent's own sessions */

@@ -204,3 +204,64 @@ def test_init_participant_twice_and_applied(shared):
     for participant in ("orders", "coupons"):
         shared.init_participant(participant)
     shared.alive()
+
+
+# ------------------------------------------------------------------- sagas
+
+BACK = {"undo": {"sql": "select 1"}}
+
+
+def saga(steps, **more):
+    return document(steps, **{"mode": "saga", **more})
+
+
+def local(system, *arguments):
+    """As the administrator of the Unix socket."""
+    return command(*arguments, "--url", f"unix:{system.coordinator.socket}")
+
+
+def test_saga_completed_and_shown(shared):
+    key = fresh()
+    done = run(shared, saga(put(key, "balance") + [step("orders", "select 7 as seven")]))
+    assert done.returncode == 0 and done.stdout.startswith("completed") and "seven" in done.stdout, done
+    name = done.stdout.split()[1]
+    shown = command("saga", "show", name, *tls(shared))
+    assert shown.returncode == 0 and "completed" in shown.stdout and "balance" in shown.stdout, shown
+    assert json.loads(command("saga", "show", name, "-o", "json", *tls(shared)).stdout)["state"] == "completed"
+    assert command("saga", "wait", name, *tls(shared)).returncode == 0
+    assert command("saga", "cancel", name, *tls(shared)).returncode != 4, "a completed saga is not cancelled"
+
+
+def test_saga_compensated(shared):
+    done = run(shared, saga([step("orders", "select 1", **BACK), step("balance", "select 1/0", **BACK)]))
+    assert done.returncode == 4 and "compensated" in done.stdout and "22012" in done.stdout, done
+
+
+def test_saga_begun(shared):
+    done = run(shared, saga([step("balance", "select 1")]), "--wait", "decided", "--key", fresh("idem"))
+    assert done.returncode == 0, done
+
+
+def test_saga_stuck_and_decided_about(shared):
+    done = run(shared, saga([step("balance", "select 1/0", attempts=1)]))
+    assert done.returncode == 5 and "stuck" in done.stdout, done
+    name = done.stdout.split()[1]
+    assert name in command("saga", "list", "--state", "stuck", *tls(shared)).stdout
+    listed = local(shared, "dlq", "list")
+    assert listed.returncode == 0 and name in listed.stdout and "22012" in listed.stdout, listed
+    shown = local(shared, "dlq", "show", name)
+    assert shown.returncode == 5 and "failed attempts: 1" in shown.stdout, shown
+    assert command("dlq", "skip", name, *tls(shared)).returncode == 1, "an application may not"
+    assert local(shared, "dlq", "compensate", name).returncode == 1, "there is no way back"
+    assert local(shared, "dlq", "skip", name, "--reason", "done by hand").returncode == 0
+    assert local(shared, "saga", "wait", name).returncode == 0
+    dump = command("log", "dump", shared.coordinator.data, "-o", "json")
+    audits = [json.loads(line) for line in dump.stdout.splitlines() if '"audit"' in line]
+    assert [a for a in audits if a["act"] == "saga-skip" and a["subject"] == name and a["reason"] == "done by hand"], audits
+
+
+def test_saga_refused(shared):
+    done = run(shared, saga([step("balance", "select 1"), step("orders", "select 1", **BACK)]))
+    assert done.returncode == 1 and "steps[0].undo" in done.stderr, done
+    assert command("saga", "show", *tls(shared)).returncode == 2
+    assert command("dlq", "dance", *tls(shared)).returncode == 2

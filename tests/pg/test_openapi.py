@@ -18,6 +18,8 @@ CONTRACT = contract()
 DOCUMENTED = {(method, template, status) for method, template in CONTRACT.routes for status in CONTRACT.responses(method, template)}
 # what comes only without memory: 500, the body of an answer cannot be built, and 429 where there is no queue
 CANNOT = {entry for entry in DOCUMENTED if entry[2] == "500"} | {("GET", "/v1/tx/{gtid}", "429"), ("POST", "/v1/tx/{gtid}/abort", "429")}
+CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "429" and "{saga}" in entry[1]}
+CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "503" and "/dlq/" in entry[1]}  # the log is full
 UNDOCUMENTED = [(method, template) for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
                 for template in sorted(CONTRACT.document["paths"]) if (method, template) not in CONTRACT.routes]
 
@@ -54,7 +56,46 @@ def aborted(system):
 
 
 def path_of(system, template, gtid=None):
+    if "{saga}" in template:
+        return template.replace("{saga}", completed(system))
     return template.replace("{gtid}", gtid or committed(system))
+
+
+NOBODY = "shop.aaaaaaaaaaaa.1.1"
+
+
+def completed(system):
+    return system.app.run(put(fresh(), "balance"), mode="saga", wait="end").saga
+
+
+def compensated(system):
+    back = {"undo": {"sql": "select 1"}}
+    return system.app.run([step("balance", "select 1", **back), step("balance", "select 1/0", **back)], mode="saga", wait="end").saga
+
+
+def sleeping(system):
+    """On its way for some time, and may still be cancelled."""
+    slow = "select pg_sleep(7)"
+    name = system.app.run([step("balance", "select 1", undo={"sql": slow}), step("balance", slow, undo={"sql": "select 1"})], mode="saga").saga
+    wait_until(lambda: system.app.request("GET", f"/v1/sagas/{name}").body["steps"][0]["state"] == "done", 10, "its first step is done")
+    return name
+
+
+def stuck(system):
+    name = system.app.run([step("balance", "select 1/0", attempts=1)], mode="saga").saga
+    wait_until(lambda: system.admin.request("GET", f"/v1/sagas/{name}").state == "stuck", 10, "it is stuck")
+    return name
+
+
+def dlq(system, name, word, body=None):
+    return system.admin.request("POST", f"/v1/dlq/{name}/{word}", body)
+
+
+def never_passed(system):
+    """Stuck before its point of no return."""
+    name = system.app.run([step("balance", "select pg_sleep(3)", undo={"sql": "select 1"}, attempts=1, deadline="200ms")], mode="saga").saga
+    wait_until(lambda: system.admin.request("GET", f"/v1/sagas/{name}").state == "stuck", 15, "it is stuck")
+    return name
 
 
 def on_held(system, method, suffix):
@@ -128,12 +169,37 @@ TRIGGERS.update({
     ("POST", "/v1/tx/{gtid}/abort", "400"): lambda s: s.app.request("POST", f"/v1/tx/{committed(s)}/abort?colour=red"),
     ("POST", "/v1/tx/{gtid}/abort", "404"): lambda s: s.app.request("POST", "/v1/tx/shop.aaaaaaaaaaaa.1.1/abort"),
     ("POST", "/v1/tx/{gtid}/abort", "409"): lambda s: s.app.request("POST", f"/v1/tx/{committed(s)}/abort"),
+    ("GET", "/v1/sagas", "200"): lambda s: (stuck(s), s.app.request("GET", "/v1/sagas?state=stuck&limit=1"))[1],
+    ("GET", "/v1/sagas", "400"): lambda s: s.app.request("GET", "/v1/sagas?state=completed"),
+    ("GET", "/v1/sagas/{saga}", "200"): lambda s: s.app.request("GET", f"/v1/sagas/{completed(s)}"),
+    ("GET", "/v1/sagas/{saga}", "202"): lambda s: s.app.request("GET", f"/v1/sagas/{stuck(s)}?timeout=5s"),
+    ("GET", "/v1/sagas/{saga}", "400"): lambda s: s.app.request("GET", f"/v1/sagas/{completed(s)}?timeout=soon"),
+    ("GET", "/v1/sagas/{saga}", "404"): lambda s: s.app.request("GET", f"/v1/sagas/{NOBODY}"),
+    ("GET", "/v1/sagas/{saga}", "409"): lambda s: s.app.request("GET", f"/v1/sagas/{compensated(s)}"),
+    ("POST", "/v1/sagas/{saga}/cancel", "200"): lambda s: s.app.request("POST", f"/v1/sagas/{compensated(s)}/cancel"),
+    ("POST", "/v1/sagas/{saga}/cancel", "202"): lambda s: s.app.request("POST", f"/v1/sagas/{sleeping(s)}/cancel"),
+    ("POST", "/v1/sagas/{saga}/cancel", "400"): lambda s: s.app.request("POST", f"/v1/sagas/{completed(s)}/cancel?colour=red"),
+    ("POST", "/v1/sagas/{saga}/cancel", "404"): lambda s: s.app.request("POST", f"/v1/sagas/{NOBODY}/cancel"),
+    ("POST", "/v1/sagas/{saga}/cancel", "409"): lambda s: s.app.request("POST", f"/v1/sagas/{completed(s)}/cancel"),
+    ("GET", "/v1/dlq", "200"): lambda s: (stuck(s), s.admin.request("GET", "/v1/dlq"))[1],
+    ("GET", "/v1/dlq", "400"): lambda s: s.admin.request("GET", "/v1/dlq?limit=0"),
+    ("POST", "/v1/dlq/{saga}/retry", "202"): lambda s: dlq(s, stuck(s), "retry", {"reason": "again"}),
+    ("POST", "/v1/dlq/{saga}/skip", "202"): lambda s: dlq(s, stuck(s), "skip"),
+    ("POST", "/v1/dlq/{saga}/compensate", "202"): lambda s: dlq(s, never_passed(s), "compensate"),
     ("GET", "/v1/participants", "200"): lambda s: s.admin.participants(),
     ("GET", "/livez", "200"): lambda s: s.admin.request("GET", "/livez"),
     ("GET", "/readyz", "200"): lambda s: s.admin.request("GET", "/readyz"),
     ("GET", "/readyz", "503"): readyz_unavailable,
     ("GET", "/metrics", "200"): lambda s: s.admin.request("GET", "/metrics"),
 })
+
+
+for _word in ("retry", "skip", "compensate"):
+    TRIGGERS.update({
+        ("POST", f"/v1/dlq/{{saga}}/{_word}", "400"): lambda s, word=_word: dlq(s, stuck(s), word, {"colour": "red"}),
+        ("POST", f"/v1/dlq/{{saga}}/{_word}", "404"): lambda s, word=_word: dlq(s, NOBODY, word),
+        ("POST", f"/v1/dlq/{{saga}}/{_word}", "409"): lambda s, word=_word: dlq(s, sleeping(s), word),
+    })
 
 
 def trigger_of(method, template, status):
@@ -187,7 +253,7 @@ def test_document_is_sound():
     used = set(references(document))
     for reference in used:
         CONTRACT.resolve({"$ref": reference})
-    for part in ("schemas", "responses", "parameters"):
+    for part in ("schemas", "responses", "parameters", "requestBodies"):
         for name in document["components"].get(part, {}):
             assert f"#/components/{part}/{name}" in used, f"components/{part}/{name} is used nowhere"
 

@@ -72,6 +72,8 @@ def test_version_2_is_brought_up(coordinator, cluster):
 
 @pytest.mark.parametrize("loss, word", [("revoke execute on function lockstep.barrier(text, text, text) from checkout", "--app-role checkout"),
                                         ("revoke execute on function lockstep.saga_attempt(bytea, text, text, text, text) from checkout", "--app-role checkout"),
+                                        ("revoke execute on function lockstep.emit(text, text, jsonb) from checkout", "--app-role checkout"),
+                                        ("revoke execute on function lockstep.relay_claim(int4) from lockstep_agent", "--agent-role lockstep_agent"),
                                         ("revoke execute on function lockstep.outcome_prune(text, int4) from lockstep_agent", "--agent-role lockstep_agent"),
                                         ("drop function lockstep.horizon_store(text, text, int8, int8)", "--agent-role lockstep_agent")])
 def test_what_is_missing_is_named(coordinator, cluster, loss, word):
