@@ -155,6 +155,12 @@ sim: $(B)/lockstep-sim
 .PHONY: sim-mutants
 sim-mutants: $(B)/lockstep-sim
 	@BUILD=$(B) tests/sim/mutants $(MUTANTS)
+# Static analysis. The long suites, one after another: LONG="--only sim --again" (see the scripts)
+.PHONY: lint long
+lint: $(B)/gen/lockstep.pb-c.h
+	@scripts/lint $(B)
+long:
+	@scripts/long $(LONG)
 # make fuzz TARGET=frame RUNS=1000000; fuzz-targets is what tests/fuzz/run builds, with clang.
 fuzz:
 	@tests/fuzz/run -b $(B) $(or $(TARGET),all) $(RUNS)
