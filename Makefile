@@ -165,6 +165,10 @@ long:
 fuzz:
 	@tests/fuzz/run -b $(B) $(or $(TARGET),all) $(RUNS)
 fuzz-targets: $(patsubst tests/fuzz/fuzz_%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+# The protocol in Promela: all worlds, every guard removed once
+.PHONY: model
+model:
+	@tests/model/run full
 # On real servers, with Debian's own python3. PYTEST="tests/pg/test_commit.py -x -n0" narrows it.
 PYTEST   ?= tests/pg -n 3 --dist loadfile
 pg: all
