@@ -155,10 +155,20 @@ sim: $(B)/lockstep-sim
 .PHONY: sim-mutants
 sim-mutants: $(B)/lockstep-sim
 	@BUILD=$(B) tests/sim/mutants $(MUTANTS)
+# Static analysis. The long suites, one after another: LONG="--only sim --again" (see the scripts)
+.PHONY: lint long
+lint: $(B)/gen/lockstep.pb-c.h
+	@scripts/lint $(B)
+long:
+	@scripts/long $(LONG)
 # make fuzz TARGET=frame RUNS=1000000; fuzz-targets is what tests/fuzz/run builds, with clang.
 fuzz:
 	@tests/fuzz/run -b $(B) $(or $(TARGET),all) $(RUNS)
 fuzz-targets: $(patsubst tests/fuzz/fuzz_%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+# The protocol in Promela: all worlds, every guard removed once
+.PHONY: model
+model:
+	@tests/model/run full
 # On real servers, with Debian's own python3. PYTEST="tests/pg/test_commit.py -x -n0" narrows it.
 PYTEST   ?= tests/pg -n 3 --dist loadfile
 pg: all

@@ -7,11 +7,14 @@ are committed. In turn with that, the servers' own rate: as many transactions of
 sessions that do nothing but COMMIT PREPARED, with 1, 4 and 8 connections to each server; the best counts.
 
     tests/crash/recovery.py --transactions 5000 --rounds 3 --least 0.8       exit status 0: medians' ratio is at least that
+    tests/crash/recovery.py --replay 100000 --rounds 3     the log alone: so many open decisions, left by voters that never say Done, and the
+                                                           time of the next start, as the daemon logs it and until it answers
 """
 
 import argparse
 import datetime
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -21,8 +24,9 @@ import time
 
 from workload import ROLES, Line, commit_name
 
-from harness.base import folder, wait_until
+from harness.base import folder, processes, wait_until
 from harness.cluster import find_server_programs
+from harness.programs import Coordinator, authority, environment, program
 from harness.system import System, fresh, put
 
 LAYOUT = {"orders": 0, "balance": 1}
@@ -140,12 +144,57 @@ def play(transactions):
         system.close()
 
 
+# -- the log alone
+
+def replay(decisions):
+    """(open decisions found, seconds until the log was ready, seconds until /livez, of these of the daemon itself)."""
+    coordinator = Coordinator(authority(), settings={"limits": {"in_flight": 2 * decisions, "resend": "1h"}, "log": {"spares": 8}})  # room for all ends
+    voters = []
+    try:
+        coordinator.start()
+        host, port = coordinator.address("agents")
+        for name in LAYOUT:
+            ca, certificate, key = coordinator.authority.files(f"lockstep://agent/{name}")
+            voters.append(processes.start([program("lockstep-bench"), "voter", "--participant", name, "--coordinator", coordinator.name, "--address",
+                                           f"{host}:{port}", "--ca", ca, "--cert", certificate, "--cert-key", key, "--credits", str(2 * decisions), "--silent"],
+                                          env=environment(), log=coordinator.log))
+        wait_until(lambda: sum(entry["ready"] for entry in coordinator.admin.participants().body["participants"]) == 2, 20, "the voters have joined")
+        while coordinator.admin.metrics().value("lockstepd_open_decisions") < decisions:
+            subprocess.run([program("lockstep-bench"), "decisions", "--socket", coordinator.socket, "--wait", "decided", "--seconds", "2", "--warm-up", "0",
+                            *[word for name in LAYOUT for word in ("--participant", name)]], env=environment(), check=True, stdout=subprocess.DEVNULL)
+        coordinator.kill()
+        begun = time.monotonic()
+        coordinator.start(deadline=60)
+        seconds = time.monotonic() - begun
+        found = re.search(r"decision log ready .*open_decisions=(\d+) records=\d+ ms=(\d+)", coordinator.log_text())
+        with open(f"/proc/{coordinator.process.pid}/stat", encoding="utf-8") as file:
+            times = file.read().rpartition(")")[2].split()
+        return int(found[1]), int(found[2]) / 1000, seconds, (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+    finally:
+        for voter in voters:
+            voter.kill()
+            voter.wait()
+            processes.forget(voter)
+        coordinator.kill()
+
+
+def main_replay(options):
+    found = [replay(options.replay) for _ in range(options.rounds)]
+    for count, log_ready, live, own_time in found:
+        print(f"{count} open decisions: the log is ready after {log_ready:.2f} s, the daemon answers after {live:.2f} s, {own_time:.2f} s of them its own")
+    print(f"{datetime.date.today()} {commit_name()}: recovery --replay {options.replay} --rounds {options.rounds}: median {statistics.median(f[1] for f in found):.2f} s")
+    return 0
+
+
 def main():
     parser = argparse.ArgumentParser(description="Recovery of decided transactions, beside the servers' own COMMIT PREPARED rate.")
     parser.add_argument("--transactions", type=int, default=5000, help="on each of two servers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--least", type=float, default=0.0, help="fail when the ratio is below this")
+    parser.add_argument("--replay", type=int, metavar="N", help="only the log, with so many open decisions")
     options = parser.parse_args()
+    if options.replay:
+        return main_replay(options)
     branches, recoveries, owns = 2 * options.transactions, [], {connections: [] for connections in CONNECTIONS}
     for number in range(1, options.rounds + 1):
         seconds, first, own_seconds = play(options.transactions)

@@ -51,13 +51,13 @@ static PGresult *columns(struct input *in, int *ret_count) {
 
 /* A boolean and an integer look as a server writes them. */
 static void value(struct input *in, PGresult *result, int row, int column) {
-    char number[16];
+    char number[16], yes[] = "t", no[] = "f";
     size_t length;
     unsigned kind = byte(in);
     if (kind == 0) {
         REQUIRE(PQsetvalue(result, row, column, NULL, -1));
     } else if (PQftype(result, column) == 16) {
-        REQUIRE(PQsetvalue(result, row, column, kind % 2 ? (char[]){"t"} : (char[]){"f"}, 1));
+        REQUIRE(PQsetvalue(result, row, column, kind % 2 ? yes : no, 1));
     } else if (PQftype(result, column) <= 23) {
         int written = snprintf(number, sizeof number, "%d", (int)kind - 128);
         REQUIRE(PQsetvalue(result, row, column, number, written));

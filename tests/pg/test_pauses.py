@@ -114,7 +114,7 @@ class UnderLoad:
         wrong = {key: state for key, state in told.items() if state is not None and (state == "committed") != (key in there["orders"])}
         assert not wrong, f"told, and not so: {wrong}"
         for key in [key for key, state in told.items() if state is None]:
-            again = self.system.run(put(key, *NAMES), key=key, **TIMES)
+            again = self.system.app.run(put(key, *NAMES), key=key, **TIMES)
             assert again.status == 200 and self.system.count("orders", key) == 1, again
         self.system.alive()
         return len(told)
