@@ -36,6 +36,7 @@ struct saga_host {
     struct sagas *machine;
     struct saga_effects effects;
     struct saga_run *runs; /* open ones, and ended ones with attempts unsettled */
+    size_t run_count;
     struct run_attempt *attempts[ATTEMPT_BUCKETS];
     struct run_attempt *submitting;
     struct pending *first, **last;
@@ -73,6 +74,7 @@ static void saga_run_drop(struct saga_run *r) {
     if (--r->references > 0) {
         return;
     }
+    r->sagas->run_count--;
     *(r->prev == NULL ? &r->sagas->runs : &r->prev->next) = r->next;
     if (r->next != NULL) {
         r->next->prev = r->prev;
@@ -126,6 +128,7 @@ static struct saga_run *saga_run_new(struct saga_host *h, struct run *run) {
     if (r == NULL) {
         return NULL;
     }
+    h->run_count++;
     r->references = 1;
     r->sagas = h;
     r->run = run;
@@ -480,7 +483,11 @@ bool saga_host_forgotten(const struct saga_host *h, const struct ls_gtid *gtid) 
     if (gtid->epoch > host->epoch || (gtid->epoch == host->epoch && gtid->sequence > stats.last_sequence)) {
         return false; /* never handed out: not ours to forget */
     }
-    for (const struct saga_run *r = h->runs; r != NULL; r = r->next) {
+    if (saga_find(h->machine, gtid->epoch, gtid->sequence) != NULL) {
+        return false;
+    }
+    bool some_unsettled = h->run_count > saga_count(h->machine);
+    for (const struct saga_run *r = h->runs; some_unsettled && r != NULL; r = r->next) {
         if (r->epoch == gtid->epoch && r->sequence == gtid->sequence) {
             return r->saga == NULL && r->unsettled == 0;
         }

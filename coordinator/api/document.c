@@ -577,7 +577,7 @@ struct order {
     size_t row;
 };
 static bool is_before(const struct order *order, uint32_t before, uint32_t step) {
-    return (order->bits[step * order->row + before / 8] >> (before % 8) & 1u) != 0;
+    return ((unsigned)order->bits[step * order->row + before / 8] >> (before % 8) & 1u) != 0;
 }
 
 static bool find_order(const struct document *document, struct order *ret_order) {

@@ -372,10 +372,13 @@ void saga_submit(struct request *request, const char *body, size_t length) {
     struct api *api = request->api;
     struct run *run = request->run;
     size_t most = (size_t)api->host->conf.saga_body_max;
-    size_t room = dlog_payload_max(api->host->log);
-    most = room > 1024 && room - 1024 < most ? room - 1024 : most;
-    if (length > most) {
-        answer_error(api, "too_large", NULL, true, "the document of a saga is larger than %zu bytes (limits.saga_body)",
+    bool fits = saga_log_record_max(length, run->document->step_count) <= dlog_payload_max(api->host->log);
+    if (length > most || !fits) {
+        answer_error(api, "too_large", NULL, true,
+                     length > most
+                         ? "the document of a saga is larger than %zu bytes (limits.saga_body)"
+                         : "the saga does not fit into the records of this log (log.segment_size; limits.saga_body "
+                           "is %zu)",
                      most);
         server_reply(request->conn, request->http, 413, JSON, NULL);
         request_free(request);
@@ -395,9 +398,15 @@ void saga_submit(struct request *request, const char *body, size_t length) {
     }
     enum engine_saga_answer answer = saga_host_begin(api->host->sagas, run, body, length, &saga);
     if (answer == ENGINE_SAGA_REFUSED) {
+        int code = 429;
         request->why = saga.why;
         request->refused_participant = saga.participant;
-        server_reply(request->conn, request->http, answer_refused(request), JSON, NULL);
+        if (saga.why == REFUSE_BUSY) {
+            answer_error(api, "busy", NULL, true, "too many sagas have not ended (limits.sagas)");
+        } else {
+            code = answer_refused(request);
+        }
+        server_reply(request->conn, request->http, code, JSON, NULL);
         request_free(request);
         return;
     }

@@ -822,7 +822,8 @@ static void attempt_failed(struct sagas *m, struct saga *s, struct saga_step *st
     const char *reason = event->answer.reason == NULL ? "no reason was given" : event->answer.reason;
     const char *sqlstate = event->answer.sqlstate == NULL ? "" : event->answer.sqlstate;
     const struct saga_policy *policy = policy_of(s, op, error);
-    bool unbegun = event->answer.answer == SAGA_ANSWER_UNBEGUN;
+    /* What did not begin, and what committed and could not say so, has used up no attempt. */
+    bool unbegun = event->answer.answer == SAGA_ANSWER_UNBEGUN || event->answer.answer == SAGA_ANSWER_UNKNOWN;
     uint32_t index = (uint32_t)(step - s->steps), most = policy->attempts;
     if (policy->error == SAGA_ERROR_TIMEOUT && step->attempts_max != 0) {
         most = step->attempts_max;

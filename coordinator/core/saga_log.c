@@ -18,6 +18,13 @@ uint64_t saga_log_need_again(uint32_t step_count) {
     return 2 * (PHASE_FIXED + (uint64_t)step_count * PHASE_PER_STEP);
 }
 
+size_t saga_log_record_max(size_t document, uint32_t step_count) {
+    size_t begin = BEGIN_FIXED + document, phase = PHASE_FIXED + (size_t)step_count * PHASE_PER_STEP;
+    size_t end = END_FIXED + (size_t)step_count * END_PER_STEP;
+    size_t most = begin > phase ? begin : phase;
+    return most > end ? most : end;
+}
+
 uint64_t saga_log_need(size_t document, uint32_t step_count) {
     uint64_t begin = BEGIN_FIXED + document, phases = saga_log_need_again(step_count);
     return 2 * begin + 2 * phases + END_FIXED + (uint64_t)step_count * END_PER_STEP;

@@ -18,6 +18,8 @@
 size_t saga_log_phase(const struct saga *saga, uint64_t unix_ms, uint8_t *out);
 size_t saga_log_end(const struct saga *saga, uint64_t unix_ms, uint8_t *out);
 
+/* The longest payload that a record of a saga with so many steps and so long a document can have. */
+size_t saga_log_record_max(size_t document, uint32_t step_count);
 /* Bytes that may have to be written for a saga: begin, phases, end, and copies of what is open. `document`: its bytes.
  */
 uint64_t saga_log_need(size_t document, uint32_t step_count);

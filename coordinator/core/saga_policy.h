@@ -34,8 +34,8 @@ struct saga_policy {
 
 const struct saga_policy *saga_policy(enum saga_error error);
 
-/* A step that could not even begin (its participant is away, or takes no more) has not used up an attempt. It is tried
- * again when the participant comes back, and so often at most. */
+/* A step that could not even begin (its participant is away, or takes no more), or whose answer was lost, has not used
+ * up an attempt. It is tried again when the participant comes back, and so often at most. */
 #define SAGA_UNBEGUN_MAX 1000u
 
 /* What the forward action of a step answered. `sqlstate` may be NULL or "" (nobody knows); `mismatch`: the statement

@@ -326,6 +326,32 @@ def test_too_large(calm):
     assert answer.status == 413 and answer.code == "too_large", answer
 
 
+def test_too_many():
+    made = System({"orders": 0}, coordinator={"limits": {"sagas": 1}})
+    try:
+        waiting = saga(made, [step("orders", "select 1/0", attempts=1)], wait=None)
+        assert ended(made, waiting.saga).state == "stuck"  # a dead letter is open, too
+        answer = saga(made, [step("orders", "select 1")])
+        assert answer.status == 429 and "limits.sagas" in answer.message and answer.body["begun"] is False, answer
+        act(made, waiting.saga, "skip")
+        assert ended(made, waiting.saga).state == "completed"
+        assert saga(made, [step("orders", "select 1")]).state == "completed"
+    finally:
+        made.close()
+
+
+def test_the_definition_is_pinned(calm):
+    """S20: what runs after a restart is the document that was submitted, whatever the database is told meanwhile."""
+    word, lock = fresh("w"), Locked(calm, "orders")
+    answer = saga(calm, [takes("orders", lock, undo={"sql": "select 1"}, attempts=100), note("balance", word, "b")], wait=None)
+    wait_until(lambda: calm.admin.request("GET", f"/v1/sagas/{answer.saga}").state == "running", 10, "it runs")
+    calm.coordinator.kill()
+    lock.free()
+    calm.heal()
+    assert ended(calm, answer.saga).state == "completed" and notes(calm, word) == ["do b"]
+    assert calm.db["orders"].value("select v from item where k = %s", lock.key) == 4
+
+
 def test_a_participant_that_is_away(calm):
     """Away at the begin: 503. Away later: the saga waits, and goes on when it comes back."""
     word, lock = fresh("w"), Locked(calm, "orders")

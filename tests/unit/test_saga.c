@@ -374,6 +374,17 @@ static void who_comes_back_is_asked_at_once(void **state) {
     assert_int_equal(saga_find(machine, 1, 1)->steps[0].tries, 0); /* what did not begin used up no attempt */
 }
 
+static void a_lost_answer_uses_up_no_attempt(void **state) {
+    (void)state;
+    begin("r");
+    durable("passed do:0");
+    saga_find(machine, 1, 1)->steps[0].attempts_max = 1;
+    answer(0, SAGA_ANSWER_UNKNOWN, "");
+    now_us = saga_next_timer(machine);
+    tick("do:0");
+    answer(0, SAGA_ANSWER_DONE, "log:completed");
+}
+
 static void a_cancel_before_the_begin_is_durable_waits_for_it(void **state) {
     (void)state;
     begin("cp");
@@ -441,6 +452,7 @@ int main(void) {
         T(after_a_start_behind_the_pivot_it_goes_on),
         T(a_stuck_one_stays_stuck_over_a_start),
         T(who_comes_back_is_asked_at_once),
+        T(a_lost_answer_uses_up_no_attempt),
         T(a_cancel_before_the_begin_is_durable_waits_for_it),
         T(a_cancel_during_a_retry_abandons_what_is_on_its_way),
         T(five_classes_have_their_policies),
