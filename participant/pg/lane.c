@@ -16,6 +16,7 @@
 #include "participant/pg/sql.h"
 
 #define IDLE_SCAN_S 30
+#define LANE_DEPTH 16 /* enough to keep a session busy; what waits beyond it waits for any lane, also for one that is being opened */
 
 static void dispatch(struct lane_group *group);
 
@@ -206,7 +207,7 @@ static void dispatch(struct lane_group *group)
         bool crowded = lane == NULL || conn_queued(lane->conn) > 0;
         if (crowded && group->count < group->pg->finishers_max && !any_opening(group))
             open_lane(group);
-        if (lane == NULL || group->head != task)
+        if (lane == NULL || conn_queued(lane->conn) >= LANE_DEPTH || group->head != task)
             return; /* later; or the attempt to open failed at once and took the tasks with it */
         group->head = task->next;
         if (group->head == NULL)

@@ -242,6 +242,7 @@ void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint3
     bool listed = b != NULL && b->prepared_once && b->xid == xid;
     if (world->who == SIM_STALE && verdict == CHECK_VERDICT_ABORT && listed && b->state == PREPARED) {
         stale_presumes(world, t, participant);
+        return;
     }
     switch (verdict) {
     case CHECK_VERDICT_COMMIT:

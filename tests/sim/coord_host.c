@@ -112,6 +112,7 @@ static void boot(struct world *world, uint64_t life, uint64_t unused);
 static void step(struct world *world, struct engine_event *event);
 static void take_stale_away(struct world *world);
 static struct sim_coord *new_coord(void);
+static void stale_starts(struct world *world, uint64_t a, uint64_t b);
 static void welcome(struct world *world, struct coord_link *link);
 
 /* True: the process is paused, and the call comes again when it goes on. */
@@ -287,6 +288,14 @@ static const char *first_listed(const struct txn *txn) {
     return NULL;
 }
 
+static void take_copy(struct world *world, uint64_t started_after_us) {
+    uint64_t chain;
+    dlog_durable(world->coord->log, &world->stale_position, &chain);
+    disk_clone(world, 0, SIM_STALE);
+    world_trace(world, "world", "copy", "of the log, which ends at %llu", (unsigned long long)world->stale_position);
+    world_after(world, rng_delay(&world->rng, started_after_us), stale_starts, 0, 0);
+}
+
 static void log_commit(struct world *world, const struct engine_effect *e) {
     struct sim_coord *c = world->coord;
     const struct txn *txn = e->txn;
@@ -300,6 +309,10 @@ static void log_commit(struct world *world, const struct engine_effect *e) {
     room_changed(c);
     push_ticket(c, e->ticket, end);
     c->kick = true;
+    if (world->copy_wanted && world->who == 0 && !world->healed) {
+        world->copy_wanted = false;
+        take_copy(world, 8 * world->options.net_us + 2 * world->options.disk_us);
+    }
 }
 
 static void log_hazard(struct world *world, const struct engine_effect *e) {
@@ -1785,11 +1798,11 @@ static void copy_timer(struct world *world, uint64_t a, uint64_t b) {
         world_after(world, 100 * MS, copy_timer, a, b);
         return;
     }
-    uint64_t chain;
-    dlog_durable(world->coord->log, &world->stale_position, &chain);
-    disk_clone(world, 0, SIM_STALE);
-    world_trace(world, "world", "copy", "of the log, which ends at %llu", (unsigned long long)world->stale_position);
-    world_after(world, rng_delay(&world->rng, 4 * SECOND), stale_starts, 0, 0);
+    if (rng_below(&world->rng, 2) == 0) {
+        world->copy_wanted = true;
+    } else {
+        take_copy(world, 4 * SECOND);
+    }
 }
 
 void coord_heal(struct world *world) {

@@ -141,7 +141,8 @@ struct world {
     struct sim_coord *coord, *coords[SIM_COORDS];
     struct sim_disk *disk, *disks[SIM_COORDS];
     uint32_t who;
-    bool stale_seen; /* the copy has been started once */
+    bool stale_seen;  /* the copy has been started once */
+    bool copy_wanted; /* of the log as it is right before the next decision is written */
     uint64_t stale_position, stale_reached_pm;
     struct sim_net *net;
     struct sim_pg *pg;
