@@ -1039,7 +1039,7 @@ static void welcome(struct world *world, struct coord_link *link) {
     }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     Lockstep__Welcome welcome_body = LOCKSTEP__WELCOME__INIT;
-    welcome_body.version = LS_PROTOCOL_VERSION;
+    welcome_body.version = LS_PROTOCOL_VERSION_MIN; /* no sagas here yet, and nothing that they need */
     welcome_body.coordinator = text(SIM_COORDINATOR);
     welcome_body.number = link->entry->number;
     welcome_body.has_chain_at = link->has_chain;
