@@ -344,7 +344,7 @@ struct answer {
 
 static enum ls_status on_record(void *context, const struct dlog_record *record) {
     struct answer *answer = context;
-    REQUIRE(record->type >= DLOG_EPOCH && record->type <= DLOG_AUDIT);
+    REQUIRE(record->type >= DLOG_EPOCH && record->type <= DLOG_TYPE_LAST);
     REQUIRE(record->position >= answer->last_end && record->end > record->position &&
             record->durable <= record->position);
     REQUIRE(record->end - record->position == format_record_size(record->length));
