@@ -103,7 +103,9 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
         add_time(entry, "first_unix_ms", "first");
         add_time(entry, "settled_unix_ms", "settled");
     }
-    json_array_foreach(failures, index, entry) add_time(entry, "unix_ms", "at");
+    json_array_foreach(failures, index, entry) {
+        add_time(entry, "unix_ms", "at");
+    }
     if (json_array_size(steps) > 0) {
         (void)fputc('\n', stdout);
         listing_print_rows(steps, step_columns, sizeof step_columns / sizeof step_columns[0]);

@@ -437,6 +437,15 @@ static struct saga_step *pivot_of(struct saga *s) {
     return NULL;
 }
 
+static bool pivot_has_happened(const struct saga *s) {
+    for (uint32_t i = 0; i < s->step_count; i++) {
+        if (s->steps[i].kind == SAGA_PIVOT && is_done(&s->steps[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Was the pivot sent, and is its answer not known? Then nobody may turn yet. */
 static struct saga_step *unsettled_pivot(struct saga *s) {
     struct saga_step *pivot = pivot_of(s);
@@ -624,7 +633,7 @@ static void go_forward(struct sagas *m, struct saga *s, uint64_t *next_us) {
 /* Asks the pivot, if it must be asked, before the turn. */
 static void go_turn(struct sagas *m, struct saga *s, uint64_t *next_us) {
     struct saga_step *pivot = unsettled_pivot(s);
-    assert(pivot_of(s) == NULL || !is_done(pivot_of(s)));
+    assert(!pivot_has_happened(s));
     abandon_forward(m, s); /* what was sent before it got stuck, when the cancel came during the retry's record */
     if (pivot == NULL) {
         log_move(m, s, SAGA_COMPENSATING);
@@ -924,15 +933,6 @@ static void on_answer(struct sagas *m, const struct saga_event *event) {
         break;
     }
     advance(m, s);
-}
-
-static bool pivot_has_happened(const struct saga *s) {
-    for (uint32_t i = 0; i < s->step_count; i++) {
-        if (s->steps[i].kind == SAGA_PIVOT && is_done(&s->steps[i])) {
-            return true;
-        }
-    }
-    return false;
 }
 
 bool saga_may_cancel(const struct saga *s) {
