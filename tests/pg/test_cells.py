@@ -63,7 +63,13 @@ def test_second_answer_is_the_one_that_is_seen(proxied, session):
 
 
 def test_cancel_hits_the_statement(proxied, session):
-    rule = proxied.pg["orders"].at("select pg_sleep", "cancel")
+    def sleeps():
+        """A request that comes before the statement has begun cancels nothing."""
+        with proxied.clusters[0].connect("orders") as other:
+            wait_until(lambda: other.execute("select wait_event = 'PgSleep' from pg_stat_activity where pid = %s",
+                                             (session.info.backend_pid,)).fetchone()[0], 20, "the statement sleeps")
+
+    rule = proxied.pg["orders"].at("select pg_sleep", "cancel", after=sleeps)
     with pytest.raises(psycopg.errors.QueryCanceled):
         session.execute("select pg_sleep(20)")
     assert rule.batch.errors == ["57014"]
