@@ -235,8 +235,8 @@ enum lockstep_judgement lockstep_answer_read(enum lockstep_op op, int http_statu
 
     enum lockstep_judgement judgement = judge(op, http_status, root, result);
     if (judgement == LOCKSTEP_FOLLOW && json_object_get(root, "saga") != NULL)
-        judgement =
-            strcmp(state, "stuck") == 0 ? LOCKSTEP_SETTLED : LOCKSTEP_FOLLOW_SAGA; /* stuck: an operator's to say */
+        judgement = state != NULL && strcmp(state, "stuck") == 0 ? LOCKSTEP_SETTLED /* an operator's to say */
+                                                                 : LOCKSTEP_FOLLOW_SAGA;
     if (judgement == LOCKSTEP_AMBIGUOUS) result->status = LOCKSTEP_UNKNOWN;
     if (result->reason[0] == '\0' && result->status != LOCKSTEP_OK)
         (void)snprintf(result->reason, sizeof result->reason, "the answer was HTTP %d", http_status);
