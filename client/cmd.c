@@ -195,3 +195,20 @@ int cmd_report(const char *verb, const struct lockstep_result *result, enum cmd_
     return cmd_fail(verb, cmd_exit_of(result), "%s%s%s%s%s", lockstep_status_text(result->status), same ? "" : ": ",
                     same ? "" : result->reason, result->gtid[0] != '\0' ? ", transaction " : "", result->gtid);
 }
+
+int cmd_show_one(const char *verb, struct lockstep_result *result, enum cmd_format format, const char *name,
+                 void (*print)(const struct lockstep_result *result, const char *name)) {
+    int exit_status = cmd_exit_of(result);
+
+    if (result->status != LOCKSTEP_OK) {
+        exit_status = cmd_report(verb, result, format);
+    } else if (format == CMD_JSON) {
+        json_t *body = cmd_body(result);
+        cmd_print_json(body);
+        json_decref(body);
+    } else {
+        print(result, name);
+    }
+    lockstep_result_clear(result);
+    return exit_status;
+}

@@ -59,5 +59,9 @@ int cmd_exit_of(const struct lockstep_result *result);
 json_t *cmd_body(const struct lockstep_result *result);
 /* Says a call's failure on stderr (and, with -o json, as an object on stdout); returns the exit status. */
 int cmd_report(const char *verb, const struct lockstep_result *result, enum cmd_format format);
+/* Prints what the coordinator said of one thing, for people by `print`; consumes the result, returns the exit status.
+ */
+int cmd_show_one(const char *verb, struct lockstep_result *result, enum cmd_format format, const char *name,
+                 void (*print)(const struct lockstep_result *result, const char *name));
 
 #endif

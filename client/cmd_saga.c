@@ -118,29 +118,11 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
     json_decref(body);
 }
 
-/* Prints what the coordinator said of one saga; consumes the result. */
-static int print_one(const char *verb, const struct saga_options *options, struct lockstep_result *result,
-                     const char *saga) {
-    int exit_status = cmd_exit_of(result);
-
-    if (result->status != LOCKSTEP_OK) {
-        exit_status = cmd_report(verb, result, options->format);
-    } else if (options->format == CMD_JSON) {
-        json_t *body = cmd_body(result);
-        cmd_print_json(body);
-        json_decref(body);
-    } else {
-        print_saga(result, saga);
-    }
-    lockstep_result_clear(result);
-    return exit_status;
-}
-
 static int show(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
 
     (void)lockstep_saga(client, saga, 0, &result);
-    return print_one("saga show", options, &result, saga);
+    return cmd_show_one("saga show", &result, options->format, saga, print_saga);
 }
 
 static int wait_for(const struct saga_options *options, struct lockstep *client, const char *saga) {
@@ -149,14 +131,14 @@ static int wait_for(const struct saga_options *options, struct lockstep *client,
 
     if (wait_ms > LOCKSTEP_SAGA_WAIT_MS_MAX) wait_ms = LOCKSTEP_SAGA_WAIT_MS_MAX;
     (void)lockstep_saga(client, saga, wait_ms, &result);
-    return print_one("saga wait", options, &result, saga);
+    return cmd_show_one("saga wait", &result, options->format, saga, print_saga);
 }
 
 static int cancel(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
 
     (void)lockstep_saga_cancel(client, saga, &result);
-    return print_one("saga cancel", options, &result, saga);
+    return cmd_show_one("saga cancel", &result, options->format, saga, print_saga);
 }
 
 /* That it is on its way again is success. */
@@ -164,7 +146,7 @@ static int act(const struct saga_options *options, struct lockstep *client, cons
     struct lockstep_result result;
 
     bool good = lockstep_dead_letter(client, saga, what, options->reason, &result) == LOCKSTEP_OK;
-    int exit_status = print_one("dlq", options, &result, saga);
+    int exit_status = cmd_show_one("dlq", &result, options->format, saga, print_saga);
     return good ? LS_EXIT_OK : exit_status;
 }
 static int retry(const struct saga_options *options, struct lockstep *client, const char *saga) {

@@ -65,29 +65,11 @@ static void print_transaction(const struct lockstep_result *result, const char *
     json_decref(body);
 }
 
-/* Prints what the coordinator said of one transaction; consumes the result. */
-static int print_one(const char *verb, const struct tx_options *options, struct lockstep_result *result,
-                     const char *gtid) {
-    int exit_status = cmd_exit_of(result);
-
-    if (result->status != LOCKSTEP_OK) {
-        exit_status = cmd_report(verb, result, options->format);
-    } else if (options->format == CMD_JSON) {
-        json_t *body = cmd_body(result);
-        cmd_print_json(body);
-        json_decref(body);
-    } else {
-        print_transaction(result, gtid);
-    }
-    lockstep_result_clear(result);
-    return exit_status;
-}
-
 static int show(const struct tx_options *options, struct lockstep *client, const char *gtid) {
     struct lockstep_result result;
 
     (void)lockstep_get(client, gtid, LOCKSTEP_WAIT_APPLIED, 0, &result);
-    return print_one("tx show", options, &result, gtid);
+    return cmd_show_one("tx show", &result, options->format, gtid, print_transaction);
 }
 
 static int wait_for(const struct tx_options *options, struct lockstep *client, const char *gtid) {
@@ -95,14 +77,14 @@ static int wait_for(const struct tx_options *options, struct lockstep *client, c
     uint32_t wait_ms = options->session.timeout_ms > 0 ? options->session.timeout_ms : WAIT_DEFAULT_MS;
 
     (void)lockstep_get(client, gtid, options->wait, wait_ms, &result);
-    return print_one("tx wait", options, &result, gtid);
+    return cmd_show_one("tx wait", &result, options->format, gtid, print_transaction);
 }
 
 static int abort_one(const struct tx_options *options, struct lockstep *client, const char *gtid) {
     struct lockstep_result result;
 
     (void)lockstep_abort(client, gtid, &result);
-    return print_one("tx abort", options, &result, gtid);
+    return cmd_show_one("tx abort", &result, options->format, gtid, print_transaction);
 }
 
 static const struct action {

@@ -104,10 +104,7 @@ static void add_cause(struct request *request, const struct txn_cause *cause) {
     out_bool(out, "begun", cause->begun);
 }
 
-/* What the statements returned, by step. */
-static void add_results(struct request *request) {
-    const struct run *run = request->run;
-    struct out *out = &request->api->out;
+void answer_add_results(struct out *out, const struct run *run) {
     out_open(out, "results", '[');
     for (uint32_t i = 0; run->results != NULL && i < run->document->step_count; i++) {
         const struct run_result *result = &run->results[i];
@@ -185,7 +182,7 @@ int answer_txn(struct request *request, const struct txn *txn) {
         add_branches(out, request->api, txn);
     }
     if (own_run && txn->outcome == OUTCOME_COMMITTED) {
-        add_results(request);
+        answer_add_results(out, request->run);
     }
     out_close(out, '}');
     return status_code(request, txn->outcome, decided_commit(txn));

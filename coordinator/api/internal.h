@@ -136,6 +136,8 @@ void request_saga_heard(struct request *request, const struct saga *saga);
 /* {"error": {"code", "message", "path"?}, "begun": false?}. `path` may be NULL. */
 void answer_error(struct api *api, const char *code, const char *path, bool not_begun, const char *fmt, ...)
     LS_PRINTF(5, 6);
+/* "results": what the statements returned, by step. */
+void answer_add_results(struct out *out, const struct run *run);
 int answer_txn(struct request *request, const struct txn *txn);
 int answer_finished(struct request *request, const struct txn_finished *finished);
 int answer_committed_record(struct request *request, const Lockstep__LogCommit *record);

@@ -137,27 +137,6 @@ static void add_document(struct out *out, const json_t *root) {
     }
 }
 
-static void add_results(struct out *out, const struct run *run) {
-    out_open(out, "results", '[');
-    for (uint32_t i = 0; run->results != NULL && i < run->document->step_count; i++) {
-        const struct run_result *result = &run->results[i];
-        if (!result->there) {
-            continue;
-        }
-        out_open(out, NULL, '{');
-        out_u64(out, "step", i);
-        if (run->document->steps[i].name != NULL) {
-            out_string(out, "name", run->document->steps[i].name);
-        }
-        out_u64(out, "rows_affected", result->affected);
-        if (result->rows_json != NULL) {
-            out_json(out, "rows", result->rows_json, strlen(result->rows_json));
-        }
-        out_close(out, '}');
-    }
-    out_close(out, ']');
-}
-
 /* From memory. */
 static void answer_saga(struct request *request, const struct saga *s) {
     struct out *out = &request->api->out;
@@ -183,7 +162,7 @@ static void answer_saga(struct request *request, const struct saga *s) {
         add_failures(out, s);
         add_document(out, document->root);
     } else if (s->state == SAGA_COMPLETED) {
-        add_results(out, r->run);
+        answer_add_results(out, r->run);
     }
     out_close(out, '}');
     reply_saga(request, status_of(request, s->state));
