@@ -293,3 +293,9 @@ bool pg_read_login(const struct conn_item *item, struct login *ret_login)
     *ret_login = login;
     return true;
 }
+
+bool pg_is_own_session(const struct login *login, const struct conn *conn)
+{
+    uint64_t pid;
+    return pg_parse_u64(login->pid, &pid) && pid == (uint64_t)conn_backend_pid(conn);
+}
