@@ -85,7 +85,7 @@ const struct conf_key coordinator_conf_keys[] = {
      "connections to one service at once; more calls wait, and their time runs"},
     {"log.segment_size", CONF_BYTES, AT(segment_bytes), "16MiB", false, LS_SEGMENT_BYTES_MIN, LS_SEGMENT_BYTES_MAX,
      "size of new segments of the decision log"},
-    {"log.max_size", CONF_BYTES, AT(log_bytes_max), "4GiB", false, 4 * LS_SEGMENT_BYTES_MIN, UINT64_MAX,
+    {"log.max_size", CONF_BYTES, AT(log_bytes_max), "4GiB", false, (uint64_t)4 * LS_SEGMENT_BYTES_MIN, UINT64_MAX,
      "size at which finished decisions leave the log"},
     {"log.retention", CONF_MS, AT(retention_ms), "24h", false, 1000, UINT64_MAX,
      "running time for which finished decisions are kept"},

@@ -513,8 +513,8 @@ static enum ls_status walk_name(struct walk *walk, const json_t *value, struct d
     return LS_OK;
 }
 
-static enum ls_status walk_duration(struct walk *walk, const char *path, const json_t *value, uint64_t min,
-                                    uint64_t max, uint64_t *ret_ms);
+static enum ls_status walk_duration(struct walk *walk, const char *key, const json_t *value, uint64_t min, uint64_t max,
+                                    uint64_t *ret_ms);
 
 static enum ls_status walk_attempts(struct walk *walk, const json_t *value, uint32_t *ret_attempts) {
     if (!json_is_integer(value)) {

@@ -59,6 +59,8 @@ static const char *verdict_name(enum verdict verdict) {
         return "foreign";
     case VERDICT_IS_HUMAN:
         return "human";
+    case VERDICT_IS_FORGOTTEN:
+        return "forgotten";
     }
     return "?";
 }
@@ -256,8 +258,8 @@ static const char *cancel(struct world *w, uint64_t sequence) {
     return step(w, &event);
 }
 
-static const char *inquire(struct world *w, uint32_t epoch, uint64_t sequence, uint32_t number, uint64_t xid,
-                           enum kept_kind kept, bool changed) {
+static const char *inquire_about(struct world *w, uint32_t epoch, uint64_t sequence, uint32_t number, uint64_t xid,
+                                 enum kept_kind kept, bool changed, bool vanished) {
     struct txn_branch_id kept_branch = {
         .participant = number, .system_id = 100 + number, .xid = 1000 + sequence, .gid = "x", .owner = "app"};
     struct engine_event event = {.kind = EV_INQUIRY};
@@ -271,7 +273,13 @@ static const char *inquire(struct world *w, uint32_t epoch, uint64_t sequence, u
     event.inquiry.kept_branches = &kept_branch;
     event.inquiry.kept_branch_count = 1;
     event.inquiry.history_changed = changed;
+    event.inquiry.vanished = vanished;
     return step(w, &event);
+}
+
+static const char *inquire(struct world *w, uint32_t epoch, uint64_t sequence, uint32_t number, uint64_t xid,
+                           enum kept_kind kept, bool changed) {
+    return inquire_about(w, epoch, sequence, number, xid, kept, changed, false);
 }
 
 /* ------------------------------------------------------------------ tests */
@@ -411,6 +419,17 @@ static void inquiries_about_the_past(void **state) {
     assert_string_equal(inquire(w, 2, 9, 1, 1009, KEPT_BEYOND_HORIZON, true), "report; verdict human");
     assert_string_equal(inquire(w, 4, 1, 1, 1001, KEPT_FUTURE, false), "STOP 78");
     assert_string_equal(inquire(w, 3, 1, 1, 1001, KEPT_NONE, false), "STOP 78"); /* a sequence not handed out yet */
+    world_free(w);
+}
+
+/* An agent that was away, and votes that somebody else has seen to since: how they ended the log may not know any more. */
+static void what_vanished_beyond_the_horizon_is_not_called_aborted(void **state) {
+    (void)state;
+    struct world *w = world_new(1, 10);
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_BEYOND_HORIZON, false, true), "verdict forgotten");
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_BEYOND_HORIZON, true, true), "report; verdict human");
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_NONE, false, true), "verdict abort");
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_COMMIT, false, true), "verdict commit");
     world_free(w);
 }
 
@@ -805,6 +824,7 @@ int main(void) {
         cmocka_unit_test(link_lost_after_the_vote_does_not),
         cmocka_unit_test(a_live_transaction_is_never_presumed_aborted),
         cmocka_unit_test(inquiries_about_the_past),
+        cmocka_unit_test(what_vanished_beyond_the_horizon_is_not_called_aborted),
         cmocka_unit_test(nothing_is_presumed_before_all_have_joined),
         cmocka_unit_test(a_deadline_aborts_before_the_decision),
         cmocka_unit_test(decisions_are_repeated_until_answered),
