@@ -82,6 +82,10 @@ static uint32_t participant_number(void *context, const char *name) {
     return participant == NULL ? 0 : participant->number;
 }
 
+static bool is_service(void *context, const char *name) {
+    return coordinator_conf_service(context, name) != NULL;
+}
+
 static void reply_document_error(struct conn *conn, struct evhttp_request *http, enum ls_status status,
                                  const struct document_error *error) {
     answer_error(conn->listener->api, error->code, error->path, true, "%s", error->message);
@@ -202,6 +206,8 @@ static void handle_run(struct conn *conn, struct evhttp_request *http) {
         .saga_deadline_ms = conf->saga_deadline_ms,
         .participant = participant_number,
         .context = api->host->registry,
+        .service = is_service,
+        .service_context = &api->host->conf,
     };
     struct document *document;
     struct document_error error;

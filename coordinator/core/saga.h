@@ -66,6 +66,7 @@ struct saga_step_spec {
     const uint16_t *after; /* earlier steps */
     bool referenced;       /* a later step, or a compensation, uses what it returned */
     bool undo_refers;      /* its compensation uses what other steps returned */
+    bool call;             /* at an HTTP service: no barrier row that could be cancelled, see saga.c */
 };
 
 struct saga_spec {
@@ -79,7 +80,7 @@ struct saga_step {
     enum saga_kind kind;
     uint16_t after_count;
     const uint16_t *after;
-    bool referenced, undo_refers;
+    bool referenced, undo_refers, call;
     /* state */
     enum saga_known known;
     enum saga_op op;         /* in flight */

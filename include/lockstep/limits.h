@@ -69,7 +69,9 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_DEFAULT_SAGA_DEADLINE_MS 600000u /* "deadline" of a saga's document: to the point of no return */
 #define LS_SAGA_DEADLINE_MS_MAX ((uint64_t)30 * 86400000)
 #define LS_SAGA_ATTEMPTS_MAX 1000u
-#define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u /* limits.lock_timeout */
+#define LS_DEFAULT_CALL_ANSWER_MAX (64u << 10) /* limits.call_answer, bytes of a service's answer */
+#define LS_DEFAULT_CALL_CONNECTIONS 64u        /* calls.connections, to one service at once */
+#define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u       /* limits.lock_timeout */
 #define LS_LOCK_TIMEOUT_MS_MIN 1u
 #define LS_LOCK_TIMEOUT_MS_MAX 3600000u /* cannot be switched off either */
 #define LS_DEFAULT_APPLY_WAIT_MS 5000u  /* limits.apply_wait: wait=applied answers applied:false after it */
