@@ -47,6 +47,10 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_PING_INTERVAL_MS 1000u
 #define LS_PEER_DEAD_MS 5000u
 
+/* ---- listeners: a connection that cannot be accepted (no descriptor, no memory) waits in the backlog ---- */
+#define LS_ACCEPT_REST_MS 250u  /* the listener tries again after this */
+#define LS_ACCEPT_LOG_MS 60000u /* one line per listener and this */
+
 /* ---- documents and transactions (configurable under `limits:` unless said otherwise) ---- */
 #define LS_DEFAULT_BODY_MAX (1u << 20)          /* limits.body, bytes */
 #define LS_DEFAULT_STATEMENTS_MAX 1000u         /* limits.statements, per transaction */
