@@ -275,6 +275,7 @@ static struct pending *queue_event(struct saga_host *h, enum saga_event_kind kin
 static void queue_answer(struct saga_host *h, const struct run_attempt *attempt, enum saga_answer answer,
                          const char *sqlstate, bool mismatch, const char *reason) {
     struct pending *p = queue_event(h, SAGA_EV_ANSWER);
+    stats_saga_step(daemon_now_us() - attempt->sent_us);
     (void)snprintf(p->sqlstate, sizeof p->sqlstate, "%s", sqlstate == NULL ? "" : sqlstate);
     (void)snprintf(p->reason, sizeof p->reason, "%s", reason == NULL ? "" : reason);
     p->event.epoch = attempt->saga->epoch;
@@ -332,8 +333,12 @@ static struct run_attempt *attempt_new(struct saga_run *r, const struct saga_eff
         }
         return NULL;
     }
-    *attempt =
-        (struct run_attempt){.run = run, .saga = r, .step = effect->step, .number = effect->attempt, .op = effect->op};
+    *attempt = (struct run_attempt){.run = run,
+                                    .saga = r,
+                                    .step = effect->step,
+                                    .number = effect->attempt,
+                                    .op = effect->op,
+                                    .sent_us = daemon_now_us()};
     r->references++;
     run->attempt = attempt; /* freed with it */
     return attempt;
