@@ -715,6 +715,12 @@ void saga_host_durable(struct saga_host *h, uint64_t position) {
     }
 }
 
+void saga_host_drain(struct saga_host *h) {
+    for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
+        api_on_saga(h->host->api, s);
+    }
+}
+
 void saga_host_up(struct saga_host *h, uint32_t participant) {
     queue_event(h, SAGA_EV_UP)->event.participant = participant;
 }

@@ -297,6 +297,9 @@ static bool is_enough(const struct request *request, const struct saga *s) {
         return s->state == SAGA_STUCK;
     }
     bool begun = s->state != SAGA_BEGUN;
+    if (begun && request->api->host->draining) {
+        return true; /* it goes on in the next life: nobody need hold up the end of this one */
+    }
     return request->wait == ROUTE_WAIT_END ? s->state == SAGA_STUCK : begun;
 }
 

@@ -364,6 +364,21 @@ def test_a_participant_that_is_away(calm):
     assert ended(calm, answer.saga).state == "completed" and notes(calm, word) == ["do b"]
 
 
+def test_who_waits_for_a_saga_does_not_hold_up_the_end(calm):
+    """SIGTERM: no saga can come to its end while the daemon drains; its client is told where to ask, and the next life goes on with it."""
+    word, lock = fresh("w"), Locked(calm, "balance")
+    future = calm.app.run_later([note("orders", word, "a"), takes("balance", lock, undo={"sql": "select 1"}, attempts=100), note("orders", word, "c")],
+                                mode="saga", wait="end")
+    wait_until(lambda: notes(calm, word) == ["do a"], 10, "the first step is done")
+    assert calm.coordinator.stop() == 0
+    answer = future.result()
+    assert answer.status == 202 and answer.state == "running" and answer.body["ask"], answer
+    assert not calm.coordinator.log_has("drain time is over"), calm.coordinator.log_text()
+    lock.free()
+    calm.heal()
+    assert ended(calm, answer.saga).state == "completed" and notes(calm, word) == ["do a", "do c"]
+
+
 def test_finished_ones_are_listed(calm):
     """By state, in pages, each saga once; an application sees its own."""
     def listed(client, state):
