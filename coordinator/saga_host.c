@@ -12,6 +12,7 @@
 #include "common/failpoint.h"
 #include "common/hash.h"
 #include "coordinator/agents.h"
+#include "coordinator/alert.h"
 #include "coordinator/api/api.h"
 #include "coordinator/claim.h"
 #include "coordinator/host.h"
@@ -642,10 +643,18 @@ static void on_ended(struct saga_host *h, struct saga *s) {
 static void on_alert(struct saga_host *h, const struct saga_effect *effect) {
     const struct saga_run *r = effect->saga->host;
     char step[16];
+    const char *at = step_text(r, effect->saga->cause_step, step, sizeof step);
+    bool stuck = effect->saga->state == SAGA_STUCK;
+    struct alert alert = {.cause = stuck ? ALERT_DEAD_LETTER : ALERT_SAGA_DEADLINE};
+    alert.text = stuck ? "a saga is stuck, see `lockstep dlq show`:" : "a saga is late:";
+    alert.gtid = r->gtid;
+    alert.reason = effect->text;
+    alert.sqlstate = effect->saga->sqlstate;
+    alert.step = at;
+    (void)alerts_raise(h->host->alerts, &alert);
     h->stats.alerts++;
-    diag(DIAG_ERROR, effect->saga->state == SAGA_STUCK ? "saga is stuck: see `lockstep dlq show`" : "saga alert",
-         "gtid", r->gtid, "step", step_text(r, effect->saga->cause_step, step, sizeof step), "sqlstate",
-         effect->saga->sqlstate, "reason", effect->text, NULL);
+    diag(DIAG_ERROR, stuck ? "saga is stuck: see `lockstep dlq show`" : "saga alert", "gtid", r->gtid, "step", at,
+         "sqlstate", effect->saga->sqlstate, "reason", effect->text, NULL);
 }
 
 static void carry_out(struct saga_host *h, const struct saga_effect *effect) {
@@ -898,6 +907,15 @@ enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fo
         status = recover_one(h, list[i], err);
     }
     free(list);
+    size_t stuck = 0;
+    for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
+        stuck += s->state == SAGA_STUCK;
+    }
+    if (stuck > 0) { /* an alert of the life before may have gone with it */
+        struct alert alert = {.cause = ALERT_DEAD_LETTER, .text = "dead letters wait, see `lockstep dlq list`"};
+        (void)alerts_raise(h->host->alerts, &alert);
+        diag(DIAG_WARN, alert.text, "count", diag_u64(stuck), NULL);
+    }
     if (status == LS_OK && count > 0) {
         diag(DIAG_INFO, "sagas go on", "open", diag_u64(count), NULL);
     }

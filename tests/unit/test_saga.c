@@ -10,7 +10,7 @@
 
 static const char *expected_states[] = {
     "begun: running passed",
-    "running: passed compensating stuck completed",
+    "running: running passed compensating stuck completed",
     "passed: stuck completed",
     "compensating: stuck compensated",
     "stuck: running passed compensating",
@@ -272,7 +272,8 @@ static void an_unknown_call_pivot_is_asked_by_the_same_call(void **state) {
     (void)state;
     begin("cPr");
     durable("running do:0");
-    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(0, SAGA_ANSWER_DONE, "log:running"); /* that it may have left is durable before it does */
+    durable("do:1");
     cancel(""); /* the answer that is on its way decides */
     answer_as(1, SAGA_ANSWER_ERROR, "40001", "");
     now_us = saga_next_timer(machine);
@@ -285,16 +286,29 @@ static void a_call_pivot_that_says_no_has_not_happened(void **state) {
     (void)state;
     begin("cP");
     durable("running do:0");
-    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(0, SAGA_ANSWER_DONE, "log:running");
+    durable("do:1");
     answer(1, SAGA_ANSWER_ERROR, "log:compensating");
     durable("compensating undo:0");
+}
+
+static void after_a_start_a_call_pivot_is_asked_only_if_it_may_have_left(void **state) {
+    (void)state;
+    recover("cP", SAGA_RUNNING, SAGA_RUNNING);
+    tick("do:0");
+    cancel("abandon:0 log:compensating"); /* asking would make it happen */
+    durable("compensating cancel:0");
     tear_down(state);
     assert_int_equal(set_up(state), 0);
-    recover("cP", SAGA_RUNNING, SAGA_RUNNING); /* asked while it wants to turn: the same no */
-    tick("do:0");
-    cancel("abandon:0 do:1");
-    answer(1, SAGA_ANSWER_ERROR, "log:compensating");
-    durable("compensating cancel:0");
+    struct saga_event event = {.kind = SAGA_EV_RECOVER, .saga = make("cP")};
+    event.recover.state = event.recover.from = SAGA_RUNNING;
+    event.recover.pivot_sent = event.recover.turning = true;
+    event.recover.deadline_left_us = 1000000;
+    hand_in(&event, "");
+    tick("do:0"); /* it is done: only what it returned is asked for */
+    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(1, SAGA_ANSWER_ERROR, "log:compensating"); /* the same no as before */
+    durable("compensating undo:0");
 }
 
 /* Fails `count` times with backoff; the last one says `last`. */
@@ -497,6 +511,7 @@ int main(void) {
         T(a_call_that_said_no_is_undone_too),
         T(an_unknown_call_pivot_is_asked_by_the_same_call),
         T(a_call_pivot_that_says_no_has_not_happened),
+        T(after_a_start_a_call_pivot_is_asked_only_if_it_may_have_left),
         T(a_late_answer_of_an_abandoned_attempt_is_not_heard),
         T(attempts_end_in_the_dead_letter_queue),
         T(a_compensation_is_tried_longer_then_stuck),
