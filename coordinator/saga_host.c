@@ -207,6 +207,15 @@ static void push_ticket(struct saga_host *h, uint64_t ticket, uint64_t end) {
     h->tickets_last = &t->next;
 }
 
+/* A record of the saga was appended: it takes what was reserved for it. */
+static void charge(struct saga_run *r, size_t length) {
+    struct host *host = r->sagas->host;
+    uint64_t used = length + 64 < r->log_reserved ? length + 64 : r->log_reserved;
+    r->log_reserved -= used;
+    engine_saga_release(host->engine, used);
+    engine_set_log_room(host->engine, dlog_room(host->log));
+}
+
 static uint64_t append(struct saga_host *h, struct saga_run *r, enum dlog_type type, const uint8_t *payload,
                        size_t length, uint64_t ticket) {
     struct host *host = h->host;
@@ -217,10 +226,7 @@ static uint64_t append(struct saga_host *h, struct saga_run *r, enum dlog_type t
         (void)ls_fail(&err, status, "%s", ls_status_text(status));
         host_log_failed("appending a saga's record", &err); /* room for it was reserved */
     }
-    uint64_t used = length + 64 < r->log_reserved ? length + 64 : r->log_reserved;
-    r->log_reserved -= used;
-    engine_saga_release(host->engine, used);
-    engine_set_log_room(host->engine, dlog_room(host->log));
+    charge(r, length);
     push_ticket(h, ticket, end);
     host_force(host);
     return position;
@@ -795,10 +801,10 @@ void saga_host_cancel(struct saga_host *h, const struct saga *saga, const char *
     step(h, &event);
 }
 
-static enum ls_status log_audit(struct saga_host *h, const struct saga_run *r, enum saga_act act, const char *who,
+static enum ls_status log_audit(struct saga_host *h, struct saga_run *r, enum saga_act act, const char *who,
                                 const char *reason) {
     char text[32];
-    uint8_t payload[4096];
+    uint8_t payload[SAGA_LOG_AUDIT_MAX - 64];
     Lockstep__LogAudit record = LOCKSTEP__LOG_AUDIT__INIT;
     (void)snprintf(text, sizeof text, "saga-%s", saga_act_name(act));
     record.who = (char *)(uintptr_t)who;
@@ -812,13 +818,17 @@ static enum ls_status log_audit(struct saga_host *h, const struct saga_run *r, e
     }
     (void)lockstep__log_audit__pack(&record, payload);
     uint64_t position, end;
-    return dlog_append(h->host->log, DLOG_AUDIT, payload, length, &position, &end);
+    enum ls_status status = dlog_append(h->host->log, DLOG_AUDIT, payload, length, &position, &end);
+    if (status == LS_OK) {
+        charge(r, length);
+    }
+    return status;
 }
 
 enum ls_status saga_host_operate(struct saga_host *h, const struct saga *saga, enum saga_act act, const char *who,
                                  const char *reason) {
     struct saga_run *r = saga->host;
-    uint64_t need = saga_log_need_again(saga->step_count) + 4096;
+    uint64_t need = saga_log_missing(r->log_reserved, saga->step_count);
     if (!engine_saga_reserve(h->host->engine, need)) {
         return LS_ERR_FULL;
     }
