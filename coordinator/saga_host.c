@@ -207,6 +207,15 @@ static void push_ticket(struct saga_host *h, uint64_t ticket, uint64_t end) {
     h->tickets_last = &t->next;
 }
 
+/* A record of the saga was appended: it takes what was reserved for it. */
+static void charge(struct saga_run *r, size_t length) {
+    struct host *host = r->sagas->host;
+    uint64_t used = length + 64 < r->log_reserved ? length + 64 : r->log_reserved;
+    r->log_reserved -= used;
+    engine_saga_release(host->engine, used);
+    engine_set_log_room(host->engine, dlog_room(host->log));
+}
+
 static uint64_t append(struct saga_host *h, struct saga_run *r, enum dlog_type type, const uint8_t *payload,
                        size_t length, uint64_t ticket) {
     struct host *host = h->host;
@@ -217,10 +226,7 @@ static uint64_t append(struct saga_host *h, struct saga_run *r, enum dlog_type t
         (void)ls_fail(&err, status, "%s", ls_status_text(status));
         host_log_failed("appending a saga's record", &err); /* room for it was reserved */
     }
-    uint64_t used = length + 64 < r->log_reserved ? length + 64 : r->log_reserved;
-    r->log_reserved -= used;
-    engine_saga_release(host->engine, used);
-    engine_set_log_room(host->engine, dlog_room(host->log));
+    charge(r, length);
     push_ticket(h, ticket, end);
     host_force(host);
     return position;
@@ -636,7 +642,7 @@ static void on_ended(struct saga_host *h, struct saga *s) {
     if (diag_enabled(DIAG_DEBUG)) {
         diag(DIAG_DEBUG, "saga ended", "gtid", r->gtid, "state", saga_state_name(s->state), "reason", s->reason, NULL);
     }
-    stats_saga((claim_unix_ms() - s->begun_unix_ms) * 1000);
+    stats_saga(daemon_now_us() - r->begun_us);
     api_on_saga(h->host->api, s);
     engine_saga_release(h->host->engine, r->log_reserved);
     r->log_reserved = 0;
@@ -789,6 +795,7 @@ enum engine_saga_answer saga_host_begin(struct saga_host *h, struct run *run, co
     s->host = r;
     name_run(r, saga->epoch, saga->sequence);
     r->saga = s;
+    r->begun_us = daemon_now_us();
     r->log_reserved = saga->log_need;
     r->body = body;
     r->body_length = length;
@@ -806,10 +813,10 @@ void saga_host_cancel(struct saga_host *h, const struct saga *saga, const char *
     step(h, &event);
 }
 
-static enum ls_status log_audit(struct saga_host *h, const struct saga_run *r, enum saga_act act, const char *who,
+static enum ls_status log_audit(struct saga_host *h, struct saga_run *r, enum saga_act act, const char *who,
                                 const char *reason) {
     char text[32];
-    uint8_t payload[4096];
+    uint8_t payload[SAGA_LOG_AUDIT_MAX - 64];
     Lockstep__LogAudit record = LOCKSTEP__LOG_AUDIT__INIT;
     (void)snprintf(text, sizeof text, "saga-%s", saga_act_name(act));
     record.who = (char *)(uintptr_t)who;
@@ -823,13 +830,17 @@ static enum ls_status log_audit(struct saga_host *h, const struct saga_run *r, e
     }
     (void)lockstep__log_audit__pack(&record, payload);
     uint64_t position, end;
-    return dlog_append(h->host->log, DLOG_AUDIT, payload, length, &position, &end);
+    enum ls_status status = dlog_append(h->host->log, DLOG_AUDIT, payload, length, &position, &end);
+    if (status == LS_OK) {
+        charge(r, length);
+    }
+    return status;
 }
 
 enum ls_status saga_host_operate(struct saga_host *h, const struct saga *saga, enum saga_act act, const char *who,
                                  const char *reason) {
     struct saga_run *r = saga->host;
-    uint64_t need = saga_log_need_again(saga->step_count) + 4096;
+    uint64_t need = saga_log_missing(r->log_reserved, saga->step_count);
     if (!engine_saga_reserve(h->host->engine, need)) {
         return LS_ERR_FULL;
     }
@@ -860,6 +871,12 @@ static bool any_service(void *context, const char *name) {
     (void)context;
     (void)name;
     return true;
+}
+
+/* Where the monotonic clock would have stood then; a clock that was set back must not lead behind now, nor before 0. */
+static uint64_t monotonic_us(uint64_t now_us, uint64_t then_unix_ms, uint64_t unix_ms) {
+    uint64_t age_us = unix_ms > then_unix_ms ? (unix_ms - then_unix_ms) * 1000 : 0;
+    return now_us > age_us ? now_us - age_us : 0;
 }
 
 static uint64_t deadline_left_us(const struct document *document, uint64_t begun_unix_ms, uint64_t unix_ms) {
@@ -900,6 +917,7 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
     s->host = r;
     s->begun_unix_ms = begin->begun_unix_ms;
     struct saga_event event = {.now_us = daemon_now_us(), .unix_ms = claim_unix_ms()};
+    r->begun_us = monotonic_us(event.now_us, begin->begun_unix_ms, event.unix_ms);
     saga_log_restore(s, found->phase, &event);
     event.recover.deadline_left_us = deadline_left_us(document, begin->begun_unix_ms, event.unix_ms);
     saga_step(h->machine, &event, &h->effects);
@@ -935,10 +953,10 @@ enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fo
 
 void saga_host_stats(const struct saga_host *h, struct saga_host_stats *ret_stats) {
     *ret_stats = h->stats;
-    uint64_t now_ms = claim_unix_ms();
+    uint64_t now_us = daemon_now_us();
     for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
         ret_stats->by_state[s->state]++;
-        double age_s = now_ms > s->begun_unix_ms ? (double)(now_ms - s->begun_unix_ms) / 1000.0 : 0;
+        double age_s = (double)(now_us - ((const struct saga_run *)s->host)->begun_us) / 1e6;
         ret_stats->oldest_s = age_s > ret_stats->oldest_s ? age_s : ret_stats->oldest_s;
     }
 }

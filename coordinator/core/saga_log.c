@@ -14,8 +14,12 @@
 _Static_assert(LS_DEFAULT_STATEMENTS_MAX *END_PER_STEP + END_FIXED <= LS_LOG_RECORD_MAX, "an end must fit one record");
 _Static_assert(LS_SAGA_BODY_CEILING + BEGIN_FIXED <= LS_LOG_RECORD_MAX, "a begin must fit one record");
 
-uint64_t saga_log_need_again(uint32_t step_count) {
+static uint64_t two_phases(uint32_t step_count) {
     return 2 * (PHASE_FIXED + (uint64_t)step_count * PHASE_PER_STEP);
+}
+
+static uint64_t end_most(uint32_t step_count) {
+    return END_FIXED + (uint64_t)step_count * END_PER_STEP;
 }
 
 size_t saga_log_record_max(size_t document, uint32_t step_count) {
@@ -26,8 +30,13 @@ size_t saga_log_record_max(size_t document, uint32_t step_count) {
 }
 
 uint64_t saga_log_need(size_t document, uint32_t step_count) {
-    uint64_t begin = BEGIN_FIXED + document, phases = saga_log_need_again(step_count);
-    return 2 * begin + 2 * phases + END_FIXED + (uint64_t)step_count * END_PER_STEP;
+    uint64_t begin = BEGIN_FIXED + document;
+    return 2 * begin + 2 * two_phases(step_count) + end_most(step_count);
+}
+
+uint64_t saga_log_missing(uint64_t reserved, uint32_t step_count) {
+    uint64_t wanted = SAGA_LOG_AUDIT_MAX + two_phases(step_count) + end_most(step_count);
+    return reserved < wanted ? wanted - reserved : 0;
 }
 
 /* ---------------------------------------------------------------- writing */

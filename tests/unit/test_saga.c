@@ -6,6 +6,7 @@
  */
 
 #include "coordinator/core/saga.h"
+#include "coordinator/core/saga_log.h"
 #include "unit.h"
 
 static const char *expected_states[] = {
@@ -497,9 +498,26 @@ static void five_classes_have_their_policies(void **state) {
     assert_int_equal(saga_backoff_us(p, 500, 30000001), 0);
 }
 
+/* A log full of dead letters must be worked off: an operator's word needs no room beyond what is reserved already, and
+ * words do not add up. */
+static void a_dead_letter_has_room_for_an_operators_word(void **state) {
+    (void)state;
+    uint64_t begin_fixed = saga_log_record_max(50000, 1) - 50000, phase_of_one = saga_log_record_max(0, 1);
+    for (uint32_t steps = 1; steps <= 1000; steps += 37) {
+        size_t document = 200 + 20 * steps;
+        uint64_t begin = begin_fixed + document, stuck = phase_of_one + 8 * (steps - 1);
+        assert_int_equal(saga_log_missing(saga_log_need(document, steps) - begin - stuck, steps), 0);
+    }
+    uint64_t missing = saga_log_missing(1000, 3);
+    assert_true(missing > 0);
+    assert_int_equal(saga_log_missing(1000 + missing, 3), 0);
+    assert_int_equal(saga_log_missing(1000 + missing - 1, 3), 1);
+}
+
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        T(a_dead_letter_has_room_for_an_operators_word),
         T(every_pair_of_states),
         T(every_pair_of_what_is_known),
         T(a_saga_runs_in_order_and_passes_durably),
