@@ -169,6 +169,15 @@ static void name_run(struct saga_run *r, uint32_t epoch, uint64_t sequence) {
     ls_gtid_format(&gtid, r->gtid);
 }
 
+static uint64_t log_need(const struct document *document, size_t length) {
+    uint64_t need = saga_log_need(length, document->step_count);
+    for (uint32_t i = 0; i < document->step_count; i++) {
+        const struct document_saga_step *step = &document->saga_steps[i];
+        need += step->service != NULL && step->kind == SAGA_PIVOT ? saga_log_pivot_need(document->step_count) : 0;
+    }
+    return need;
+}
+
 /* The saga as the machine wants it. NULL when memory is short. */
 static struct saga *make_saga(struct saga_host *h, const struct document *document, uint32_t epoch, uint64_t sequence) {
     struct saga_step_spec *steps = calloc(document->step_count, sizeof *steps);
@@ -775,7 +784,7 @@ enum engine_saga_answer saga_host_begin(struct saga_host *h, struct run *run, co
     const struct document *document = run->document;
     saga->participants = document->participants;
     saga->participant_count = document->participant_count;
-    saga->log_need = saga_log_need(length, document->step_count);
+    saga->log_need = log_need(document, length);
     saga->why = REFUSE_NOMEM;
     struct saga_run *r = saga_count(h->machine) < host->conf.sagas_max ? saga_run_new(h, run) : NULL;
     if (r == NULL) {
@@ -912,7 +921,7 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
     }
     name_run(r, found->epoch, found->sequence);
     r->saga = s;
-    r->log_reserved = saga_log_need(begin->document.len, document->step_count);
+    r->log_reserved = log_need(document, begin->document.len);
     engine_saga_adopt(host->engine, r->log_reserved);
     s->host = r;
     s->begun_unix_ms = begin->begun_unix_ms;
