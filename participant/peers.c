@@ -365,7 +365,7 @@ enum ls_status peers_new(struct event_base *base, const char *self, const char *
     snprintf(peers->self, sizeof(peers->self), "%s", self);
     enum ls_status status = daemon_listen_tcp(listen, &fd, peers->address, err);
     if (status == LS_OK) {
-        peers->listener = evconnlistener_new(base, on_accept, peers, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+        peers->listener = evconnlistener_new(base, on_accept, peers, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED, 0, fd);
         if (peers->listener == NULL) {
             (void)close(fd);
             status = ls_fail(err, LS_ERR_NOMEM, "the peers' listener cannot be made");
@@ -387,6 +387,11 @@ void peers_set_tls(struct peers *peers, SSL_CTX *server, SSL_CTX *client)
     SSL_CTX_free(peers->client);
     peers->server = server;
     peers->client = client;
+}
+
+void peers_open(struct peers *peers)
+{
+    (void)evconnlistener_enable(peers->listener);
 }
 
 const char *peers_address(const struct peers *peers)

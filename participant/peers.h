@@ -30,6 +30,8 @@ enum ls_status peers_new(struct event_base *base, const char *self, const char *
 void peers_free(struct peers *peers);
 /* Held; new links use them. Before the first call nobody is dialled or accepted. */
 void peers_set_tls(struct peers *peers, SSL_CTX *server, SSL_CTX *client);
+/* Accepts from now on: before, what arrives could not be taken. */
+void peers_open(struct peers *peers);
 /* Where it listens really. */
 const char *peers_address(const struct peers *peers);
 /* Keeps a link to this participant from now on, at this address; "": no longer. */

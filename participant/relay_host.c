@@ -26,7 +26,7 @@
 #include "participant/pg/xid.h"
 
 #define LOOK_MS 1000u
-#define PRUNE_LOOKS 30u /* between two prunings, when the one before found little */
+#define PRUNE_LOOKS_MAX 30u /* between two prunings, when the one before found little */
 #define PRUNE_BATCH 1000
 #define LATER_BATCH "100"
 #define TELL_MAX (LS_FRAME_MAX - 1024u)
@@ -77,7 +77,7 @@ struct relayhost {
     struct peers *peers;
     struct event *timer, *look_timer, *own_event;
     uint64_t timer_us;
-    bool started, routed, stepping;
+    bool started, stepping;
     /* who wants what */
     struct subscriptions subscriptions;
     bool known; /* subscriptions were read */
@@ -568,7 +568,7 @@ static void tell_core(struct relayhost *relay, const struct conn_item *item)
     event.routes.handlers = handlers;
     event.routes.handler_count = relay->subscriptions.count;
     step(relay, &event);
-    relay->routed = true;
+    peers_open(relay->peers);
     free(who);
     free(handlers);
 }
@@ -855,7 +855,9 @@ static void on_look(evutil_socket_t fd, short what, void *arg)
         relay->stating = true;
         ask_db(relay, SQL_RELAY_STATE, 0, NULL, false, state_done, relay);
     }
-    if (!relay->pruning && (relay->prune_more || ++relay->looks % PRUNE_LOOKS == 0))
+    uint64_t keep_s = relay->host->conf.keep_inbox_ms / 1000;
+    uint32_t often = keep_s < PRUNE_LOOKS_MAX ? (uint32_t)keep_s : PRUNE_LOOKS_MAX;
+    if (!relay->pruning && (relay->prune_more || ++relay->looks % often == 0))
         prune(relay);
 }
 

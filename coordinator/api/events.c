@@ -65,8 +65,9 @@ static int answer_one(struct inquiry *inquiry) {
         return 403;
     }
     if (part->json == NULL) {
-        answer_error(api, strcmp(part->sqlstate, "54000") == 0 ? "too_large" : "no_answer", NULL, true,
-                     "participant %s: %s", name, part->reason);
+        /* Of an act nobody knows whether it was done: done twice it is refused, with 404. */
+        answer_error(api, strcmp(part->sqlstate, "54000") == 0 ? "too_large" : "no_answer", NULL,
+                     inquiry->kind == LOCKSTEP__ASK_KIND__ASK_EVENTS, "participant %s: %s", name, part->reason);
         return 503;
     }
     out_reset(&api->out);

@@ -196,9 +196,11 @@ static void on_read(struct relay *r, struct subscriber *s, const struct relay_ev
 
 static void on_ack(struct relay *r, const struct relay_event *event) {
     struct subscriber *s = find_subscriber(r, event->peer);
-    if (s == NULL || s->state != SUB_SENT || event->position != s->upto) return; /* of an earlier sending */
+    if (s == NULL || s->state != SUB_SENT || event->position > s->upto || event->position <= s->stored) return;
+    /* Less than was sent: an earlier, shorter page was still at work there, and this one was dropped for it. */
+    if (event->position < s->upto) s->more = true;
     r->stats.acknowledged++;
-    store(r, s, s->upto);
+    store(r, s, event->position);
 }
 
 static void on_stored(struct relay *r, struct subscriber *s, bool ok) {

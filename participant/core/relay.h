@@ -78,7 +78,7 @@ enum relay_event_kind {
     REV_ROUTES,    /* who subscribes to what is known, or has changed */
     REV_PEER_UP,   /* the agent of this participant can be sent to */
     REV_PEER_DOWN, /* what was sent to it may be lost */
-    REV_ACK,       /* it says that it has stored everything up to `position` */
+    REV_ACK,       /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
     REV_PAGE,      /* events from the agent of `peer` */
     /* answers of the database */
     REV_DB_CLAIM,

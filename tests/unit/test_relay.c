@@ -134,7 +134,9 @@ static void one_page_at_a_time_and_stored_when_acknowledged(void **state) {
     expect(&rig, "read bank 10\n");
     read_answer(&rig, 3, 14);
     expect(&rig, "send bank 14\n");
-    ack(&rig, "bank", 13); /* of something else */
+    ack(&rig, "bank", 15); /* never sent */
+    expect(&rig, "");
+    ack(&rig, "bank", 10); /* stored before */
     expect(&rig, "");
     ack(&rig, "bank", 14);
     expect(&rig, "store bank 14\n");
@@ -184,6 +186,20 @@ static void a_claim_during_a_read_is_not_forgotten(void **state) {
     rig.op = read;
     read_answer(&rig, 0, 0);
     expect(&rig, "free\nread bank 0\n");
+    rig_end(&rig);
+}
+
+/* The sender was killed in between: what it has sent again is longer than what is still at work there. */
+static void an_earlier_page_may_be_acknowledged(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, "bank", 0);
+    up(&rig, "bank");
+    read_answer(&rig, 3, 14);
+    ack(&rig, "bank", 12);
+    expect(&rig, "store bank 12\n");
+    stored(&rig, true);
+    expect(&rig, "read bank 12\n");
     rig_end(&rig);
 }
 
@@ -776,6 +792,7 @@ int main(void) {
         cmocka_unit_test(one_page_at_a_time_and_stored_when_acknowledged),
         cmocka_unit_test(what_a_claim_has_found_is_read),
         cmocka_unit_test(a_claim_during_a_read_is_not_forgotten),
+        cmocka_unit_test(an_earlier_page_may_be_acknowledged),
         cmocka_unit_test(a_page_that_is_not_full_may_be_followed),
         cmocka_unit_test(what_is_not_acknowledged_is_sent_again),
         cmocka_unit_test(backing_off_has_an_end_and_grows),
