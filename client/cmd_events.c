@@ -11,11 +11,13 @@
 #define ATTEMPTS 5u /* an unreachable coordinator is reported after about a second */
 #define LIMIT_MAX 1000u
 
-static const char usage[] = "usage: lockstep events PARTICIPANT [--type TYPE] [--key KEY] [--offset N] [--limit N]\n\n"
-                            "Events in a stable order; `--offset` goes on behind one, and who goes on misses nothing.\n\n";
+static const char usage[] =
+    "usage: lockstep events PARTICIPANT [--type TYPE] [--key KEY] [--offset N] [--limit N]\n\n"
+    "Events in a stable order; `--offset` goes on behind one, and who goes on misses nothing.\n\n";
 
-static const struct listing_column columns[] = {{"OFFSET", "offset"}, {"AT", "at"},       {"TYPE", "type"},   {"KEY", "key"},
-                                                {"VERSION", "version"}, {"SAGA", "saga"}, {"CAUSE", "cause"}, {"PAYLOAD", "shown"}};
+static const struct listing_column columns[] = {{"OFFSET", "offset"}, {"AT", "at"},           {"TYPE", "type"},
+                                                {"KEY", "key"},       {"VERSION", "version"}, {"SAGA", "saga"},
+                                                {"CAUSE", "cause"},   {"PAYLOAD", "shown"}};
 
 /* The payload as text, for a column. */
 static void add_payloads(json_t *events) {
@@ -24,7 +26,8 @@ static void add_payloads(json_t *events) {
 
     json_array_foreach(events, index, event) {
         char *text = json_dumps(json_object_get(event, "payload"), JSON_COMPACT | JSON_ENCODE_ANY);
-        if (text != NULL) (void)json_object_set_new(event, "shown", json_sprintf("%.80s%s", text, strlen(text) > 80 ? "..." : ""));
+        if (text != NULL)
+            (void)json_object_set_new(event, "shown", json_sprintf("%.80s%s", text, strlen(text) > 80 ? "..." : ""));
         free(text);
     }
 }
@@ -64,7 +67,8 @@ int cmd_events(int argc, char **argv) {
         opt_help(stdout, opts, CMD_SESSION_OPTS + 4);
         return LS_EXIT_OK;
     }
-    if (!cmd_parse_format(session.format, &format)) return cmd_usage("events", "unknown output format `%s`", session.format);
+    if (!cmd_parse_format(session.format, &format))
+        return cmd_usage("events", "unknown output format `%s`", session.format);
     if (operands.count != 1) return cmd_usage("events", "of which participant?");
     unsigned long long offset = strtoull(offset_text, &end, 10);
     if (offset_text[0] < '0' || offset_text[0] > '9' || *end != '\0')

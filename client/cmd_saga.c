@@ -24,7 +24,8 @@ static const char dlq_usage[] = "usage: lockstep dlq list [--limit N]\n"
                                 "  retry        try again where it got stuck, with all attempts\n"
                                 "  skip         the stuck step counts as done (or as undone): its work is yours to do\n"
                                 "  compensate   undo what was done; not behind the point of no return\n\n"
-                                "A LETTER is an event that a handler has refused for good, or that nobody wants; retry offers it again, skip passes\n"
+                                "A LETTER is an event that a handler has refused for good, or that nobody wants; retry "
+                                "offers it again, skip passes\n"
                                 "over it. Either keeps the order of its key.\n\n";
 static const char ending[] =
     "\nExit status of show, wait and cancel: 0 completed, 4 compensated, 5 on its way or stuck;\n"
@@ -44,8 +45,8 @@ static const struct listing_column letter_columns[] = {
     {"STEP", "step"},    {"FAILED", "failed_attempts"}, {"SQLSTATE", "sqlstate"},
     {"REASON", "reason"}};
 static const struct listing_column event_letter_columns[] = {
-    {"DEAD LETTER", "id"}, {"TYPE", "type"},         {"KEY", "key"},     {"VERSION", "version"}, {"BEHIND", "behind"},
-    {"FAILED", "attempts"}, {"SQLSTATE", "sqlstate"}, {"REASON", "reason"}};
+    {"DEAD LETTER", "id"}, {"TYPE", "type"},       {"KEY", "key"},           {"VERSION", "version"},
+    {"BEHIND", "behind"},  {"FAILED", "attempts"}, {"SQLSTATE", "sqlstate"}, {"REASON", "reason"}};
 static const struct listing_column step_columns[] = {
     {"STEP", "step"},   {"NAME", "name"},         {"ON", "on"},          {"KIND", "kind"},
     {"STATE", "state"}, {"ATTEMPTS", "attempts"}, {"NOW", "on_its_way"}, {"SKIPPED", "skipped"},
@@ -79,7 +80,8 @@ static void print_missing(const struct lockstep_result *result) {
     json_array_foreach(json_object_get(body, "missing"), index, entry) {
         const char *name = json_string_value(json_object_get(entry, "participant"));
         const char *reason = json_string_value(json_object_get(entry, "reason"));
-        (void)fprintf(stderr, "lockstep: participant %s: %s\n", name != NULL ? name : "?", reason != NULL ? reason : "");
+        (void)fprintf(stderr, "lockstep: participant %s: %s\n", name != NULL ? name : "?",
+                      reason != NULL ? reason : "");
     }
     json_decref(body);
 }
@@ -147,9 +149,9 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
 
 /* ---- choreography */
 
-static const struct listing_column flow_columns[] = {{"AT", "at"},       {"PARTICIPANT", "participant"}, {"WHAT", "what"},
-                                                     {"KEY", "key"},     {"VERSION", "version"},         {"STATE", "state"},
-                                                     {"ATTEMPTS", "attempts"}, {"FROM", "from"},          {"REASON", "reason"}};
+static const struct listing_column flow_columns[] = {
+    {"AT", "at"},       {"PARTICIPANT", "participant"}, {"WHAT", "what"}, {"KEY", "key"},      {"VERSION", "version"},
+    {"STATE", "state"}, {"ATTEMPTS", "attempts"},       {"FROM", "from"}, {"REASON", "reason"}};
 
 static json_t *text_or_null(const json_t *object, const char *name) {
     const char *text = json_string_value(json_object_get(object, name));
@@ -167,9 +169,10 @@ static json_t *flow_row(const json_t *entry, const char *participant, const char
 
     (void)json_object_set_new(row, "at", text_or_null(entry, later ? "due" : "at"));
     (void)json_object_set_new(row, "participant", json_string(participant));
-    (void)json_object_set_new(row, "what",
-                              event || later ? json_sprintf("%s %s", later ? "later" : "emits", type != NULL ? type : "?")
-                                             : json_sprintf("  %s: %s", type != NULL ? type : "?", handler != NULL ? handler : "?"));
+    (void)json_object_set_new(
+        row, "what",
+        event || later ? json_sprintf("%s %s", later ? "later" : "emits", type != NULL ? type : "?")
+                       : json_sprintf("  %s: %s", type != NULL ? type : "?", handler != NULL ? handler : "?"));
     (void)json_object_set_new(row, "key", text_or_null(entry, "key"));
     if (!later) (void)json_object_set(row, "version", json_object_get(entry, "version"));
     if (event) {
@@ -178,8 +181,9 @@ static json_t *flow_row(const json_t *entry, const char *participant, const char
         (void)json_object_set_new(row, "state", json_string(unwanted ? "unwanted" : ""));
     } else if (!later) {
         const char *source = json_string_value(json_object_get(entry, "source"));
-        (void)json_object_set_new(row, "from", json_sprintf("%s/%" JSON_INTEGER_FORMAT, source != NULL ? source : "?",
-                                                            json_integer_value(json_object_get(entry, "position"))));
+        (void)json_object_set_new(row, "from",
+                                  json_sprintf("%s/%" JSON_INTEGER_FORMAT, source != NULL ? source : "?",
+                                               json_integer_value(json_object_get(entry, "position"))));
         (void)json_object_set_new(row, "state", text_or_null(entry, "state"));
         (void)json_object_set(row, "attempts", json_object_get(entry, "attempts"));
         (void)json_object_set_new(row, "reason", text_or_null(last, "reason"));
@@ -189,7 +193,8 @@ static json_t *flow_row(const json_t *entry, const char *participant, const char
 
 static int by_time(const void *a, const void *b) {
     const json_t *const *x = a, *const *y = b;
-    const char *at = json_string_value(json_object_get(*x, "at")), *other = json_string_value(json_object_get(*y, "at"));
+    const char *at = json_string_value(json_object_get(*x, "at")),
+               *other = json_string_value(json_object_get(*y, "at"));
 
     return strcmp(at != NULL ? at : "", other != NULL ? other : "");
 }
@@ -216,8 +221,8 @@ static void print_flow(const struct lockstep_result *result, const char *saga) {
     json_array_foreach(json_object_get(body, "participants"), index, part) {
         const char *name = json_string_value(json_object_get(part, "participant"));
         for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
-            json_array_foreach(json_object_get(json_object_get(part, "seen"), lists[i]), n, entry)
-                (void) json_array_append_new(rows, flow_row(entry, name != NULL ? name : "?", lists[i]));
+            json_array_foreach(json_object_get(json_object_get(part, "seen"), lists[i]), n, entry)(void)
+                json_array_append_new(rows, flow_row(entry, name != NULL ? name : "?", lists[i]));
     }
     rows = sorted(rows);
     (void)printf("%s  choreographed\n\n", saga);
@@ -300,7 +305,8 @@ static int act(const struct saga_options *options, struct lockstep *client, cons
 
     if (strchr(saga, '/') != NULL) { /* of choreography: participant/source/position/handler, participant/position */
         if (what == LOCKSTEP_ACT_COMPENSATE)
-            return cmd_usage("dlq", "compensate: an event is retried or skipped; what undoes its flow is an event, too");
+            return cmd_usage("dlq",
+                             "compensate: an event is retried or skipped; what undoes its flow is an event, too");
         (void)lockstep_event_letter(client, saga, what, options->reason, &result);
         return cmd_show_one("dlq", &result, options->format, saga, print_act);
     }

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/acceptor.h"
 #include "common/daemon.h"
 #include "common/diag.h"
 #include "common/failpoint.h"
@@ -73,6 +74,7 @@ struct scratch {
 struct agents {
     struct host *host;
     struct evconnlistener *listener;
+    struct acceptor *acceptor;
     SSL_CTX *tls;
     struct link *links;
     unsigned link_count, linked;
@@ -1263,6 +1265,11 @@ enum ls_status agents_new(struct host *host, int fd, SSL_CTX *tls, struct agents
         agents_free(agents);
         return ls_fail(err, LS_ERR_NOMEM, "the agents' listener cannot be made");
     }
+    enum ls_status status = acceptor_new(host->base, agents->listener, "agents", &agents->acceptor, err);
+    if (status != LS_OK) {
+        agents_free(agents);
+        return status;
+    }
     *ret_agents = agents;
     return LS_OK;
 }
@@ -1271,6 +1278,7 @@ void agents_free(struct agents *agents) {
     if (agents == NULL) {
         return;
     }
+    acceptor_free(agents->acceptor);
     if (agents->listener != NULL) {
         evconnlistener_free(agents->listener);
     }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "coordinator/web.h"
 #include "lockstep/ids.h"
 #include "lockstep/limits.h"
 
@@ -65,13 +66,26 @@ const struct conf_key coordinator_conf_keys[] = {
      "largest document of a saga: it stands in the log as a whole (reload)"},
     {"limits.saga_deadline", CONF_MS, AT(saga_deadline_ms), "10min", false, LS_DEADLINE_MS_MIN, LS_SAGA_DEADLINE_MS_MAX,
      "time a saga that names none has up to its point of no return (reload)"},
+    {"limits.call_answer", CONF_BYTES, AT(call_answer_max), "64KiB", false, 1024, 16 * MIB,
+     "largest answer of a service that a step calls (reload)"},
     {"limits.presume_wait", CONF_MS, AT(presume_wait_ms), "10s", false, 0, LS_DEADLINE_MS_MAX,
      "after a start, before abort is presumed without every participant having joined"},
     {"limits.resend", CONF_MS, AT(resend_ms), "5s", false, 10, LS_DEADLINE_MS_MAX,
      "open decisions are sent again this often"},
+    {"calls.services", CONF_MAP, AT(services), NULL, false, 0, 0,
+     "HTTP services that steps of sagas may call, name to base URL, such as payments: https://pay.example/v1; nothing "
+     "else is ever called "
+     "(reload)"},
+    {"calls.ca", CONF_STRING, AT(calls_ca), NULL, false, 0, PATH_BYTES_MAX,
+     "PEM file: certificate authorities of the services; default: the system's (reload)"},
+    {"calls.certificate", CONF_STRING, AT(calls_certificate), NULL, false, 0, PATH_BYTES_MAX,
+     "PEM file: certificate shown to services that ask for one; default: none (reload)"},
+    {"calls.key", CONF_STRING, AT(calls_key), NULL, false, 0, PATH_BYTES_MAX, "PEM file: its key (reload)"},
+    {"calls.connections", CONF_U32, AT(calls_connections), "64", false, 1, 1024,
+     "connections to one service at once; more calls wait, and their time runs"},
     {"log.segment_size", CONF_BYTES, AT(segment_bytes), "16MiB", false, LS_SEGMENT_BYTES_MIN, LS_SEGMENT_BYTES_MAX,
      "size of new segments of the decision log"},
-    {"log.max_size", CONF_BYTES, AT(log_bytes_max), "4GiB", false, 4 * LS_SEGMENT_BYTES_MIN, UINT64_MAX,
+    {"log.max_size", CONF_BYTES, AT(log_bytes_max), "4GiB", false, (uint64_t)4 * LS_SEGMENT_BYTES_MIN, UINT64_MAX,
      "size at which finished decisions leave the log"},
     {"log.retention", CONF_MS, AT(retention_ms), "24h", false, 1000, UINT64_MAX,
      "running time for which finished decisions are kept"},
@@ -96,10 +110,43 @@ _Static_assert(LS_DEFAULT_DEADLINE_MS == 30000 && LS_DEFAULT_LOCK_TIMEOUT_MS == 
                "times");
 _Static_assert(LS_DEFAULT_HTTP_IDLE_S == 60 && LS_DEFAULT_CONNECTIONS_MAX == 1024 && LS_DEFAULT_RESEND_MS == 5000,
                "http");
+_Static_assert(LS_DEFAULT_CALL_ANSWER_MAX == 64 << 10 && LS_DEFAULT_CALL_CONNECTIONS == 64, "calls");
 _Static_assert(LS_DEFAULT_WAITING_MAX == 1024 && LS_DEFAULT_IN_FLIGHT_MAX == 16384, "admission");
 _Static_assert(LS_DEFAULT_KEYS_MAX == 1000000 && LS_DEFAULT_FINISHED_MAX == 65536, "memory");
 _Static_assert(LS_DEFAULT_SEGMENT_BYTES == 16 << 20 && LS_DEFAULT_RETENTION_S == 86400, "log");
 _Static_assert(LS_DEFAULT_LOG_BYTES_MAX == (uint64_t)4 << 30, "log.max_size");
+
+const char *coordinator_conf_service(const struct coordinator_conf *conf, const char *name) {
+    for (size_t i = 0; i < conf->services.count; i++) {
+        if (strcmp(conf->services.pairs[i].key, name) == 0) {
+            return conf->services.pairs[i].value;
+        }
+    }
+    return NULL;
+}
+
+static bool is_set(const char *text) {
+    return text != NULL && text[0] != '\0';
+}
+
+static enum ls_status check_calls(const struct coordinator_conf *conf, const char *file, struct ls_error *err) {
+    for (size_t i = 0; i < conf->services.count; i++) {
+        const struct conf_pair *pair = &conf->services.pairs[i];
+        if (!ls_name_valid(pair->key, LS_PARTICIPANT_MAX)) {
+            return ls_fail(err, LS_ERR_CONFIG, "%s:%u: calls.services: `%.64s` is not a name", file, pair->line,
+                           pair->key);
+        }
+        if (!web_url_valid(pair->value)) {
+            return ls_fail(
+                err, LS_ERR_CONFIG,
+                "%s:%u: calls.services: expected http:// or https://, a host and perhaps a path, found `%.64s`", file,
+                pair->line, pair->value);
+        }
+    }
+    return is_set(conf->calls_certificate) == is_set(conf->calls_key)
+               ? LS_OK
+               : ls_fail(err, LS_ERR_CONFIG, "%s: calls.certificate and calls.key belong together", file);
+}
 
 static enum ls_status check(struct coordinator_conf *conf, const char *file, struct ls_error *err) {
     if (!diag_parse_level(conf->diag_level_word, &conf->diag_level)) {
@@ -120,7 +167,11 @@ static enum ls_status check(struct coordinator_conf *conf, const char *file, str
     if (conf->log_bytes_max < 4 * conf->segment_bytes) {
         return ls_fail(err, LS_ERR_CONFIG, "%s: log.max_size: must be at least four times log.segment_size", file);
     }
-    if (conf->api_socket == NULL || conf->api_socket[0] == '\0') {
+    enum ls_status status = check_calls(conf, file, err);
+    if (status != LS_OK) {
+        return status;
+    }
+    if (!is_set(conf->api_socket)) {
         free(conf->api_socket);
         size_t size = strlen(conf->data) + sizeof "/lockstepd.sock";
         conf->api_socket = malloc(size);
@@ -190,6 +241,13 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
     swap_text(&conf->tls_certificate, &next->tls_certificate);
     swap_text(&conf->tls_key, &next->tls_key);
     swap_text(&conf->tls_crl, &next->tls_crl);
+    swap_text(&conf->calls_ca, &next->calls_ca);
+    swap_text(&conf->calls_certificate, &next->calls_certificate);
+    swap_text(&conf->calls_key, &next->calls_key);
+    struct conf_map services = conf->services;
+    conf->services = next->services;
+    next->services = services;
+    conf->call_answer_max = next->call_answer_max;
     conf->body_max = next->body_max;
     conf->statements_max = next->statements_max;
     conf->participants_max = next->participants_max;
@@ -218,6 +276,7 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
         {"limits.in_flight", conf->in_flight_max == next->in_flight_max},
         {"limits.keys", conf->keys_max == next->keys_max},
         {"limits.finished", conf->finished_max == next->finished_max},
+        {"calls.connections", conf->calls_connections == next->calls_connections},
         {"limits.presume_wait", conf->presume_wait_ms == next->presume_wait_ms},
         {"limits.resend", conf->resend_ms == next->resend_ms},
         {"log.segment_size", conf->segment_bytes == next->segment_bytes},

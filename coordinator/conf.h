@@ -34,6 +34,10 @@ struct coordinator_conf {
     uint32_t connections_max;  /* (r) */
     uint32_t sagas_max;
     uint64_t saga_body_max, saga_deadline_ms;
+    uint64_t call_answer_max;                       /* (r) */
+    struct conf_map services;                       /* (r) name to base URL */
+    char *calls_ca, *calls_certificate, *calls_key; /* (r) */
+    uint32_t calls_connections;
     uint32_t waiting_max, in_flight_max, keys_max, finished_max;
     uint64_t resend_ms, presume_wait_ms;
     uint64_t segment_bytes, log_bytes_max, retention_ms;
@@ -59,6 +63,8 @@ void coordinator_conf_free(struct coordinator_conf *conf);
 /* Takes over from `next` what may change while running ((r) above and the tls files); leaves the old values in `next`.
  * Returns the name of a key that differs and needs a restart, or NULL. */
 const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordinator_conf *next);
+/* Where a service is; NULL: it is not configured. */
+const char *coordinator_conf_service(const struct coordinator_conf *conf, const char *name);
 struct tls_files coordinator_conf_tls(const struct coordinator_conf *conf);
 
 #endif

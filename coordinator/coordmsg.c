@@ -135,6 +135,7 @@ void coordmsg_read_inquiry(const Lockstep__InquiryItem *item, const struct regis
     event->inquiry.xid = item->xid;
     event->inquiry.system_id = item->system_id;
     event->inquiry.timeline = item->timeline;
+    event->inquiry.vanished = item->vanished;
     event->inquiry.history_changed = history_changed || gtid->epoch <= participant->changed_epoch;
 }
 
@@ -187,6 +188,8 @@ Lockstep__Verdict coordmsg_verdict(enum verdict verdict) {
         return LOCKSTEP__VERDICT__VERDICT_FOREIGN;
     case VERDICT_IS_HUMAN:
         return LOCKSTEP__VERDICT__VERDICT_HUMAN;
+    case VERDICT_IS_FORGOTTEN:
+        return LOCKSTEP__VERDICT__VERDICT_FORGOTTEN;
     }
     assert(!"verdict");
     return LOCKSTEP__VERDICT__VERDICT_PENDING;

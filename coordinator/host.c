@@ -23,6 +23,7 @@
 #include "coordinator/run.h"
 #include "coordinator/saga_host.h"
 #include "coordinator/stats.h"
+#include "coordinator/web.h"
 
 #define HOUSEKEEPING_MS                                                          \
     300u /* idleness is seen after one to two of these; ends and their mark need \
@@ -554,8 +555,8 @@ struct replay {
 
 static enum ls_status on_replay(void *context, const struct dlog_record *record) {
     struct replay *replay = context;
-    enum ls_status status = saga_fold_record(replay->sagas, record->type, record->position, record->payload,
-                                             record->length, replay->err);
+    enum ls_status status =
+        saga_fold_record(replay->sagas, record->type, record->position, record->payload, record->length, replay->err);
     return status != LS_OK ? status
                            : recovery_record(replay->recovery, record->type, record->position, record->payload,
                                              record->length, replay->err);
@@ -755,6 +756,9 @@ enum ls_status host_start(struct host *host, struct coordinator_conf *conf, cons
     status = host->registry == NULL || host->apps == NULL ? ls_fail(err, LS_ERR_NOMEM, "out of memory")
                                                           : make_loop(host, err);
     if (status == LS_OK) {
+        status = web_new(host->base, host->conf.calls_connections, &host->web, err);
+    }
+    if (status == LS_OK) {
         status = daemon_lock_directory(host->conf.data, &host->lock_fd, err);
     }
     if (status == LS_OK) {
@@ -831,7 +835,8 @@ void host_free(struct host *host) {
             run_drop(txn->document);
         }
     }
-    saga_host_free(host->sagas);
+    saga_host_free(host->sagas); /* its calls go before what carries them */
+    web_free(host->web);
     if (host->engine != NULL) {
         engine_free(host->engine);
     }

@@ -30,6 +30,7 @@ struct agents;
 struct api;
 struct dlog_writer;
 struct saga_host;
+struct web;
 
 /* A log effect that is not durable yet; durable in the order of appending. */
 struct host_ticket {
@@ -59,6 +60,7 @@ struct host {
     struct agents *agents;
     struct api *api;
     struct saga_host *sagas;
+    struct web *web;
 
     char incarnation[LS_INCARNATION_LEN + 1];
     uint32_t epoch;

@@ -52,13 +52,14 @@ static int exit_status_of(enum ls_status status) {
 static int check_configuration(const char *file) {
     struct coordinator_conf conf;
     struct ls_error err;
-    if (coordinator_conf_load(file, &conf, &err) != LS_OK) {
+    enum ls_status status = coordinator_conf_load(file, &conf, &err);
+    if (status != LS_OK) {
         (void)fprintf(stderr, "%s\n", err.text);
-        return LS_EXIT_CONFIG;
+        return exit_status_of(status);
     }
     struct tls_files files = coordinator_conf_tls(&conf);
     SSL_CTX *tls = NULL;
-    enum ls_status status = tls_server_context(&files, &tls, &err);
+    status = tls_server_context(&files, &tls, &err);
     SSL_CTX_free(tls);
     coordinator_conf_free(&conf);
     if (status != LS_OK) {

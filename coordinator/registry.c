@@ -119,7 +119,7 @@ struct apps {
     uint32_t count, capacity;
     uint32_t *slots; /* open addressing over identities; 0: free */
 };
-#define APP_SLOTS (2 * REGISTRY_APPS_MAX)
+#define APP_SLOTS ((size_t)2 * REGISTRY_APPS_MAX)
 
 struct apps *apps_new(void) {
     struct apps *apps = calloc(1, sizeof *apps);
@@ -153,7 +153,7 @@ uint32_t apps_number(struct apps *apps, const char *identity) {
     if (identity[0] == '\0') {
         return 0;
     }
-    uint32_t slot = (uint32_t)XXH3_64bits(identity, strlen(identity)) & (APP_SLOTS - 1);
+    size_t slot = (size_t)XXH3_64bits(identity, strlen(identity)) & (APP_SLOTS - 1);
     while (apps->slots[slot] != 0) {
         if (strcmp(apps->identities[apps->slots[slot]], identity) == 0) {
             return apps->slots[slot];
@@ -164,7 +164,7 @@ uint32_t apps_number(struct apps *apps, const char *identity) {
         return 0;
     }
     if (apps->count == apps->capacity) {
-        char **grown = realloc(apps->identities, 2 * apps->capacity * sizeof *grown);
+        char **grown = realloc(apps->identities, (size_t)2 * apps->capacity * sizeof *grown);
         if (grown == NULL) {
             return 0;
         }

@@ -139,42 +139,87 @@ static enum ls_status cell_text(const json_t *cell, const char **ret_text, char 
     return LS_ERR_BUG;
 }
 
-enum ls_status run_resolve(struct run *run, const struct document_arg *arg, const char **ret_text, char **ret_owned,
-                           struct ls_error *err) {
+/* What a call answered, field by field: "charge.items.0.id". */
+static const json_t *find_field(const json_t *value, const char *path) {
+    while (value != NULL && *path != '\0') {
+        size_t length = strcspn(path, ".");
+        if (json_is_array(value)) {
+            bool number = length > 0 && length < 7 && strspn(path, "0123456789") >= length;
+            value = number ? json_array_get(value, strtoul(path, NULL, 10)) : NULL;
+        } else {
+            value = json_object_getn(value, path, length);
+        }
+        path += length + (path[length] == '.');
+    }
+    return value;
+}
+
+/* What a reference to rows or to an answer names: *ret_value lives as long as the run. */
+static enum ls_status find_value(struct run *run, const struct document_arg *arg, const json_t **ret_value,
+                                 struct ls_error *err) {
     assert(arg->kind == DOCUMENT_ARG_REF && arg->ref_step < run->document->step_count);
     const char *name = run->document->steps[arg->ref_step].name;
     struct run_result *result = run->results == NULL ? NULL : &run->results[arg->ref_step];
-    *ret_owned = NULL;
     if (result == NULL || !result->there) {
         return ls_fail(err, LS_ERR_NOT_FOUND, "step \"%s\" has returned nothing", name);
     }
     if (arg->ref_kind == DOCUMENT_REF_ROWS_AFFECTED) {
-        char *text = malloc(24);
-        if (text == NULL) {
-            return ls_fail(err, LS_ERR_NOMEM, "out of memory");
-        }
-        (void)snprintf(text, 24, "%" PRIu64, result->affected);
-        *ret_text = *ret_owned = text;
+        *ret_value = NULL;
         return LS_OK;
     }
+    bool rows = arg->ref_kind == DOCUMENT_REF_CELL;
     if (result->rows == NULL && result->rows_json != NULL) {
         json_error_t error;
         bool exhausted;
-        result->rows = document_json(result->rows_json, strlen(result->rows_json), 0, &error, &exhausted);
+        result->rows =
+            document_json(result->rows_json, strlen(result->rows_json), rows ? 0 : JSON_DECODE_ANY, &error, &exhausted);
         if (exhausted) {
             return ls_fail(err, LS_ERR_NOMEM, "out of memory");
         }
-        if (!json_is_array(result->rows)) {
+        if (rows && !json_is_array(result->rows)) {
             return ls_fail(err, LS_ERR_INVALID, "the rows of step \"%s\" cannot be read: %s", name, error.text);
         }
+    }
+    if (!rows) {
+        *ret_value = find_field(result->rows, arg->text);
+        return *ret_value != NULL
+                   ? LS_OK
+                   : ls_fail(err, LS_ERR_NOT_FOUND, "the answer of step \"%s\" has no \"%.64s\"", name, arg->text);
     }
     const json_t *row = json_array_get(result->rows, arg->ref_row);
     if (row == NULL) {
         return ls_fail(err, LS_ERR_NOT_FOUND, "step \"%s\" has returned no row %u", name, arg->ref_row);
     }
-    const json_t *cell = json_object_get(row, arg->text);
-    if (cell == NULL) {
-        return ls_fail(err, LS_ERR_NOT_FOUND, "the rows of step \"%s\" have no column \"%.64s\"", name, arg->text);
+    *ret_value = json_object_get(row, arg->text);
+    return *ret_value != NULL
+               ? LS_OK
+               : ls_fail(err, LS_ERR_NOT_FOUND, "the rows of step \"%s\" have no column \"%.64s\"", name, arg->text);
+}
+
+enum ls_status run_resolve(struct run *run, const struct document_arg *arg, const char **ret_text, char **ret_owned,
+                           struct ls_error *err) {
+    const json_t *value;
+    *ret_owned = NULL;
+    enum ls_status status = find_value(run, arg, &value, err);
+    if (status != LS_OK || value != NULL) {
+        return status != LS_OK ? status : cell_text(value, ret_text, ret_owned, err);
     }
-    return cell_text(cell, ret_text, ret_owned, err);
+    char *text = malloc(24);
+    if (text == NULL) {
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    }
+    (void)snprintf(text, 24, "%" PRIu64, run->results[arg->ref_step].affected);
+    *ret_text = *ret_owned = text;
+    return LS_OK;
+}
+
+enum ls_status run_resolve_json(struct run *run, const struct document_arg *arg, json_t **ret_value,
+                                struct ls_error *err) {
+    const json_t *value;
+    enum ls_status status = find_value(run, arg, &value, err);
+    if (status == LS_OK) {
+        *ret_value = value != NULL ? json_incref((json_t *)(uintptr_t)value)
+                                   : json_integer((json_int_t)run->results[arg->ref_step].affected);
+    }
+    return status;
 }

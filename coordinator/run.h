@@ -13,17 +13,20 @@
 #include "lockstep/ids.h"
 
 struct run_result {
-    char *rows_json; /* JSON array of objects, or NULL when the statement returned no rows */
-    json_t *rows;    /* the same, parsed when the first reference needs it */
+    char *
+        rows_json; /* JSON array of objects, or NULL when the statement returned no rows; of a call, what it answered */
+    json_t *rows;  /* the same, parsed when the first reference needs it */
     uint64_t affected;
     bool there;
 };
 
 struct saga_run;
+struct web_call;
 
 /* One attempt at a step of a saga (coordinator/saga_host.h): its run has no document of its own. */
 struct run_attempt {
-    struct run_attempt *next; /* same bucket of the table by name */
+    struct run_attempt *next; /* same bucket of the table by name; of a call, in the list of calls */
+    struct web_call *call;    /* on its way to a service, else NULL */
     struct run *run;
     struct saga_run *saga;
     uint32_t step, number;
@@ -69,5 +72,8 @@ enum ls_status run_take_results(struct run *run, const Lockstep__Vote *vote, uin
  */
 enum ls_status run_resolve(struct run *run, const struct document_arg *arg, const char **ret_text, char **ret_owned,
                            struct ls_error *err) LS_MUST_CHECK;
+/* The same as JSON, for a call's body; *ret_value is the caller's. */
+enum ls_status run_resolve_json(struct run *run, const struct document_arg *arg, json_t **ret_value,
+                                struct ls_error *err) LS_MUST_CHECK;
 
 #endif

@@ -15,6 +15,7 @@
 #include "coordinator/api/api.h"
 #include "coordinator/claim.h"
 #include "coordinator/host.h"
+#include "coordinator/saga_call.h"
 #include "coordinator/stats.h"
 
 #define ATTEMPT_BUCKETS 4096u
@@ -39,6 +40,7 @@ struct saga_host {
     size_t run_count;
     struct run_attempt *attempts[ATTEMPT_BUCKETS];
     struct run_attempt *submitting;
+    struct run_attempt *calls; /* on their way to services */
     struct pending *first, **last;
     struct saga_ticket *tickets, **tickets_last;
     struct event *timer;
@@ -85,6 +87,19 @@ static void saga_run_drop(struct saga_run *r) {
     free(r);
 }
 
+/* Takes a call out of the list; it goes. */
+static void drop_call(struct saga_host *h, struct run_attempt *attempt) {
+    struct run_attempt **link = &h->calls;
+    while (*link != attempt) {
+        link = &(*link)->next;
+    }
+    *link = attempt->next;
+    if (attempt->call != NULL) {
+        web_cancel(attempt->call);
+    }
+    run_drop(attempt->run);
+}
+
 void saga_host_free(struct saga_host *h) {
     if (h == NULL) {
         return;
@@ -105,6 +120,9 @@ void saga_host_free(struct saga_host *h) {
             h->attempts[i] = attempt->next;
             run_drop(attempt->run);
         }
+    }
+    while (h->calls != NULL) {
+        drop_call(h, h->calls);
     }
     sagas_free(h->machine);
     while (h->runs != NULL) {
@@ -158,7 +176,9 @@ static struct saga *make_saga(struct saga_host *h, const struct document *docume
     }
     for (uint32_t i = 0; i < document->step_count; i++) {
         const struct document_saga_step *from = &document->saga_steps[i];
-        steps[i] = (struct saga_step_spec){.participant = document->participants[document->specs[i].branch],
+        bool call = from->service != NULL;
+        steps[i] = (struct saga_step_spec){.participant = call ? 0 : document->participants[document->specs[i].branch],
+                                           .call = call,
                                            .kind = from->kind,
                                            .attempts = from->attempts,
                                            .after_count = document->specs[i].after_count,
@@ -325,6 +345,48 @@ void saga_host_attempt_free(struct run_attempt *attempt) {
     free(attempt);
 }
 
+static void keep_result(struct run_attempt *attempt);
+
+/* A service has answered, or not in time. */
+static void on_call_done(void *context, const struct web_answer *answer) {
+    struct run_attempt *attempt = context;
+    struct saga_host *h = attempt->saga->sagas;
+    const struct document *document = attempt->saga->run->document;
+    struct saga_call_verdict verdict;
+    (void)failpoint_hit(FP_saga_call_answered);
+    saga_call_judge(answer, attempt->op, document->saga_steps[attempt->step].service,
+                    document->steps[attempt->step].referenced, &verdict);
+    if (verdict.answer == SAGA_ANSWER_DONE) {
+        attempt->result.there = true;
+        attempt->result.rows_json = verdict.result;
+        keep_result(attempt);
+    } else {
+        free(verdict.result);
+    }
+    queue_answer(h, attempt, verdict.answer, NULL, verdict.business, verdict.reason);
+    attempt->call = NULL; /* it goes by itself */
+    drop_call(h, attempt);
+}
+
+static void send_call(struct saga_host *h, struct run_attempt *attempt) {
+    struct ls_error err;
+    bool reference;
+    enum ls_status status = saga_call_send(h->host->web, &h->host->conf, attempt, on_call_done, &reference, &err);
+    if (status != LS_OK) {
+        enum saga_answer answer = status == LS_ERR_NOMEM ? SAGA_ANSWER_UNBEGUN : SAGA_ANSWER_ERROR;
+        queue_answer(h, attempt, answer, NULL, reference, err.text);
+        return;
+    }
+    if (diag_enabled(DIAG_DEBUG)) {
+        diag(DIAG_DEBUG, "saga call", "gtid", attempt->saga->gtid, "step", diag_u64(attempt->step), "op",
+             saga_op_name(attempt->op), NULL);
+    }
+    run_hold(attempt->run); /* the list's */
+    attempt->next = h->calls;
+    h->calls = attempt;
+    (void)failpoint_hit(FP_saga_call_sent);
+}
+
 static void send_attempt(struct saga_host *h, const struct saga_effect *effect) {
     static const struct engine_step_spec one_step = {.branch = 0};
     struct saga_run *r = effect->saga->host;
@@ -336,6 +398,11 @@ static void send_attempt(struct saga_host *h, const struct saga_effect *effect) 
     }
     h->stats.attempts++;
     h->stats.retries += effect->attempt > 1;
+    if (effect->saga->steps[effect->step].call) {
+        send_call(h, attempt);
+        run_drop(attempt->run); /* the list, or nobody, holds it now */
+        return;
+    }
     struct ls_error err;
     uint32_t participant = effect->saga->steps[effect->step].participant;
     enum ls_status status = check_references(attempt, &err);
@@ -499,6 +566,12 @@ bool saga_host_forgotten(const struct saga_host *h, const struct ls_gtid *gtid) 
 
 static void abandon(struct saga_host *h, const struct saga_effect *effect) {
     const struct saga_run *r = effect->saga->host;
+    for (struct run_attempt *call = h->calls; call != NULL; call = call->next) {
+        if (call->saga == r && call->step == effect->step && call->number == effect->attempt) {
+            drop_call(h, call); /* the service may have done it, or may do it still: its `undo` follows */
+            return;
+        }
+    }
     for (size_t i = 0; r->unsettled > 0 && i < ATTEMPT_BUCKETS; i++) {
         for (struct run_attempt *attempt = h->attempts[i]; attempt != NULL; attempt = attempt->next) {
             if (attempt->saga == r && attempt->step == effect->step && attempt->number == effect->attempt) {
@@ -762,6 +835,13 @@ static uint32_t participant_number(void *context, const char *name) {
     return participant == NULL ? 0 : participant->number;
 }
 
+/* One that is configured no more is an error of its attempts, not of the log. */
+static bool any_service(void *context, const char *name) {
+    (void)context;
+    (void)name;
+    return true;
+}
+
 static uint64_t deadline_left_us(const struct document *document, uint64_t begun_unix_ms, uint64_t unix_ms) {
     uint64_t end_ms = begun_unix_ms + document->deadline_ms, left_ms = end_ms > unix_ms ? end_ms - unix_ms : 0;
     return (left_ms < document->deadline_ms ? left_ms : document->deadline_ms) * 1000; /* a clock set back: no longer */
@@ -777,7 +857,8 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
                                      .lock_timeout_ms = host->conf.lock_timeout_ms,
                                      .saga_deadline_ms = host->conf.saga_deadline_ms,
                                      .participant = participant_number,
-                                     .context = host->registry};
+                                     .context = host->registry,
+                                     .service = any_service};
     struct document *document;
     struct document_error error;
     if (document_parse((const char *)begin->document.data, begin->document.len, &limits, &document, &error) != LS_OK ||

@@ -35,34 +35,34 @@ struct saga_run {
 };
 
 struct saga_host *saga_host_new(struct host *host); /* NULL when memory is short */
-void saga_host_free(struct saga_host *sagas);
+void saga_host_free(struct saga_host *h);
 /* Brings back what the log holds; before the loop runs. */
-enum ls_status saga_host_recover(struct saga_host *sagas, const struct saga_fold *fold,
+enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fold,
                                  struct ls_error *err) LS_MUST_CHECK;
-struct sagas *saga_host_machine(struct saga_host *sagas);
+struct sagas *saga_host_machine(struct saga_host *h);
 
 /* Begins one: `run` holds a saga's document (a reference is taken), `body` its text. */
-enum engine_saga_answer saga_host_begin(struct saga_host *sagas, struct run *run, const char *body, size_t length,
+enum engine_saga_answer saga_host_begin(struct saga_host *h, struct run *run, const char *body, size_t length,
                                         struct engine_saga *saga);
 /* Its client does not want it any more. Not from inside of a step. */
-void saga_host_cancel(struct saga_host *sagas, const struct saga *saga, const char *who);
+void saga_host_cancel(struct saga_host *h, const struct saga *saga, const char *who);
 /* An operator's word that saga_may() allows: audited, then done. LS_ERR_FULL: the log has no room. */
-enum ls_status saga_host_operate(struct saga_host *sagas, const struct saga *saga, enum saga_act act, const char *who,
+enum ls_status saga_host_operate(struct saga_host *h, const struct saga *saga, enum saga_act act, const char *who,
                                  const char *reason) LS_MUST_CHECK;
 
 /* Effects of the engine. True when the transaction is an attempt. */
-bool saga_host_owns(const struct saga_host *sagas, uint64_t ref);
-void saga_host_on_accepted(struct saga_host *sagas, const struct engine_effect *effect);
-void saga_host_on_refused(struct saga_host *sagas, const struct engine_effect *effect);
-bool saga_host_on_outcome(struct saga_host *sagas, const struct txn *txn);
+bool saga_host_owns(const struct saga_host *h, uint64_t ref);
+void saga_host_on_accepted(struct saga_host *h, const struct engine_effect *effect);
+void saga_host_on_refused(struct saga_host *h, const struct engine_effect *effect);
+bool saga_host_on_outcome(struct saga_host *h, const struct txn *txn);
 /* The log is durable up to there. */
-void saga_host_durable(struct saga_host *sagas, uint64_t position);
+void saga_host_durable(struct saga_host *h, uint64_t position);
 /* A participant is ready. */
-void saga_host_up(struct saga_host *sagas, uint32_t participant);
+void saga_host_up(struct saga_host *h, uint32_t participant);
 /* Has this saga of ours ended, durably, and is nothing of it on its way any more? */
-bool saga_host_forgotten(const struct saga_host *sagas, const struct ls_gtid *gtid);
+bool saga_host_forgotten(const struct saga_host *h, const struct ls_gtid *gtid);
 /* The end of a turn of the loop: what came of it, and the timer. */
-void saga_host_turn(struct saga_host *sagas);
+void saga_host_turn(struct saga_host *h);
 
 /* What an attempt sends. */
 const struct document_step *saga_host_action(const struct run_attempt *attempt);
@@ -76,6 +76,6 @@ struct saga_host_stats {
     uint64_t by_state[SAGA_STATE_COUNT]; /* now */
     double oldest_s;                     /* age of the oldest open one */
 };
-void saga_host_stats(const struct saga_host *sagas, struct saga_host_stats *ret_stats);
+void saga_host_stats(const struct saga_host *h, struct saga_host_stats *ret_stats);
 
 #endif

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/acceptor.h"
+
 #define BODY_KINDS 32u /* above the highest field number of Frame's oneof */
 static const int http_codes[] = {200, 202, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 500, 503};
 #define HTTP_CODES (sizeof http_codes / sizeof http_codes[0])
@@ -23,7 +25,7 @@ struct followed {
 static struct followed begun, committed, aborted, hazards, read_only, one_participant, refused, strangers;
 static struct followed sagas_begun, sagas_completed, sagas_compensated, sagas_stuck, saga_alerts, saga_attempts,
     saga_retries;
-static struct followed log_writes, log_syncs, log_idle_syncs, log_batches, log_bytes;
+static struct followed accept_failures, log_writes, log_syncs, log_idle_syncs, log_batches, log_bytes;
 static struct metric *in_flight, *in_doubt, *waiting, *keys, *log_unsynced, *log_room, *log_reserved, *log_open,
     *log_size, *log_window, *agents_linked, *connections_open, *uptime;
 
@@ -144,6 +146,8 @@ void stats_setup(void) {
 
     agents_linked = gauge("lockstepd_agents_linked", "Agents with a link.");
     connections_open = gauge("lockstepd_http_connections", "HTTP connections open.");
+    accept_failures.metric =
+        counter("lockstepd_accept_failures_total", "Times a connection could not be accepted and had to wait.", NULL);
     uptime = gauge("lockstepd_uptime_seconds", "Running time of this life.");
     setup_messages();
     for (size_t i = 0; i < HTTP_CODES; i++) {
@@ -209,6 +213,7 @@ char *stats_render(const struct engine *engine, const struct dlog *log, unsigned
     metric_set(log_window, (double)l.horizon_position);
     metric_set(agents_linked, agents);
     metric_set(connections_open, connections);
+    follow(&accept_failures, acceptor_failures());
     metric_set(uptime, (double)uptime_ms / 1000.0);
     return metrics_render(ret_length);
 }

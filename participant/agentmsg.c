@@ -117,6 +117,8 @@ static void build_inquiry(struct agentmsg *m, const struct agent_effect *effect)
         m->items[i].age_ms = from->age_ms;
         m->items[i].system_id = effect->inquiry.server.system_id;
         m->items[i].timeline = effect->inquiry.server.timeline;
+        m->items[i].has_vanished = from->vanished;
+        m->items[i].vanished = from->vanished;
         m->item_list[i] = &m->items[i];
     }
     inquiry->token = effect->inquiry.token;

@@ -129,8 +129,9 @@ static enum ls_status finish(struct agent_conf *conf, const char *name, struct a
     if (status == LS_OK)
         status = check_maps(conf, name, err);
     struct ls_error inner;
-    if (status == LS_OK && pg_target_parse(conf->conninfo, &conf->target, &inner) != LS_OK)
-        status = ls_fail(err, LS_ERR_CONFIG, "%s: database.conninfo: %s", name, inner.text);
+    enum ls_status target = status == LS_OK ? pg_target_parse(conf->conninfo, &conf->target, &inner) : LS_OK;
+    if (target != LS_OK)
+        status = ls_fail(err, target, "%s: database.conninfo: %s", name, inner.text); /* no memory is not what is wrong with the file */
     if (status != LS_OK) {
         agent_conf_free(conf);
         return status;

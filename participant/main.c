@@ -50,12 +50,13 @@ static int check_configuration(const char *file)
     struct agent_conf conf;
     struct ls_error err;
     SSL_CTX *tls = NULL;
-    if (agent_conf_load(file, &conf, &err) != LS_OK) {
+    enum ls_status status = agent_conf_load(file, &conf, &err);
+    if (status != LS_OK) {
         fprintf(stderr, "%s\n", err.text);
-        return LS_EXIT_CONFIG;
+        return exit_status_of(status);
     }
     struct tls_files files = agent_conf_tls(&conf);
-    enum ls_status status = tls_client_context(&files, &tls, &err);
+    status = tls_client_context(&files, &tls, &err);
     SSL_CTX_free(tls);
     agent_conf_free(&conf);
     if (status != LS_OK) {
@@ -71,12 +72,13 @@ static int run(const char *file)
     static struct agenthost host;
     struct agent_conf conf;
     struct ls_error err;
-    if (agent_conf_load(file, &conf, &err) != LS_OK) {
+    enum ls_status status = agent_conf_load(file, &conf, &err);
+    if (status != LS_OK) {
         fprintf(stderr, "%s\n", err.text);
-        return LS_EXIT_CONFIG;
+        return exit_status_of(status); /* 78 is not tried again: only for what is wrong with the configuration */
     }
     diag_setup("lockstep-agent", conf.level, conf.format);
-    enum ls_status status = daemon_harden(&err);
+    status = daemon_harden(&err);
     if (status == LS_OK)
         status = failpoint_setup(conf.faults, &err);
     if (status == LS_OK)

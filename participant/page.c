@@ -1,28 +1,24 @@
-/* page.c: see page.h. Pages are bounded in events and bytes, so that a crash is all that shortage of memory is worth. */
+/* page.c: see page.h. Pages are bounded in events and bytes, so that a crash is all that shortage of memory is worth.
+ */
 #include "participant/page.h"
 
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-static void *alloc(size_t size)
-{
+static void *alloc(size_t size) {
     void *memory = calloc(1, size + 1);
-    if (memory == NULL)
-        abort();
+    if (memory == NULL) abort();
     return memory;
 }
 
-static char *copy(const char *text)
-{
+static char *copy(const char *text) {
     char *copied = text != NULL ? strdup(text) : NULL;
-    if (text != NULL && copied == NULL)
-        abort();
+    if (text != NULL && copied == NULL) abort();
     return copied;
 }
 
-struct page *page_new(uint32_t capacity)
-{
+struct page *page_new(uint32_t capacity) {
     struct page *page = alloc(sizeof(*page));
     page->capacity = capacity;
     page->events = alloc(capacity * sizeof(*page->events));
@@ -30,23 +26,19 @@ struct page *page_new(uint32_t capacity)
     return page;
 }
 
-void page_free(struct page *page)
-{
-    if (page == NULL)
-        return;
+void page_free(struct page *page) {
+    if (page == NULL) return;
     for (uint32_t i = 0; i < page->count; i++) {
         struct page_event *event = &page->events[i];
         char *const texts[] = {event->type, event->key, event->saga, event->payload, event->source, event->handler};
-        for (size_t n = 0; n < sizeof(texts) / sizeof(texts[0]); n++)
-            free(texts[n]);
+        for (size_t n = 0; n < sizeof(texts) / sizeof(texts[0]); n++) free(texts[n]);
     }
     free(page->events);
     free(page->items);
     free(page);
 }
 
-void page_add(struct page *page, const struct page_event *event)
-{
+void page_add(struct page *page, const struct page_event *event) {
     assert(page->count < page->capacity);
     struct page_event *to = &page->events[page->count];
     *to = *event;
@@ -56,12 +48,14 @@ void page_add(struct page *page, const struct page_event *event)
     to->payload = copy(event->payload);
     to->source = copy(event->source);
     to->handler = copy(event->handler);
-    page->items[page->count++] = (struct relay_item){
-        .position = to->position, .type = to->type, .handler = to->handler, .source = to->source, .attempts = to->attempts};
+    page->items[page->count++] = (struct relay_item){.position = to->position,
+                                                     .type = to->type,
+                                                     .handler = to->handler,
+                                                     .source = to->source,
+                                                     .attempts = to->attempts};
 }
 
-struct page *page_of_frame(const Lockstep__Events *events)
-{
+struct page *page_of_frame(const Lockstep__Events *events) {
     struct page *page = page_new((uint32_t)events->n_events);
     for (size_t i = 0; i < events->n_events; i++) {
         const Lockstep__Event *from = events->events[i];
@@ -76,8 +70,7 @@ struct page *page_of_frame(const Lockstep__Events *events)
     return page;
 }
 
-void page_to_frame(const struct page *page, Lockstep__Events *ret_events, void **ret_list)
-{
+void page_to_frame(const struct page *page, Lockstep__Events *ret_events, void **ret_list) {
     Lockstep__Event **list = alloc(page->count * (sizeof(Lockstep__Event *) + sizeof(Lockstep__Event)));
     Lockstep__Event *items = (Lockstep__Event *)(void *)(list + page->count);
     for (uint32_t i = 0; i < page->count; i++) {

@@ -1,8 +1,10 @@
 /*
- * peers.h: the links between agents, over mutual TLS: this agent listens for those that send events to it, and dials those that it sends to.
+ * peers.h: the links between agents, over mutual TLS: this agent listens for those that send events to it, and dials
+ * those that it sends to.
  *
- * Both ends say Greet first, and must be what their certificates say: an agent, of that participant. Events travel from the agent that dialled,
- * acknowledgements (Stored) back. One link per participant and direction; a newer one takes an older one's place. No coordinator is asked.
+ * Both ends say Greet first, and must be what their certificates say: an agent, of that participant. Events travel from
+ * the agent that dialled, acknowledgements (Stored) back. One link per participant and direction; a newer one takes an
+ * older one's place. No coordinator is asked.
  */
 #ifndef LOCKSTEP_AGENT_PEERS_H
 #define LOCKSTEP_AGENT_PEERS_H
@@ -25,8 +27,9 @@ struct peers_callbacks {
 };
 
 /* Listens on `listen`. */
-enum ls_status peers_new(struct event_base *base, const char *self, const char *listen, const struct peers_callbacks *callbacks, void *context,
-                         struct peers **ret_peers, struct ls_error *err) LS_MUST_CHECK;
+enum ls_status peers_new(struct event_base *base, const char *self, const char *listen,
+                         const struct peers_callbacks *callbacks, void *context, struct peers **ret_peers,
+                         struct ls_error *err) LS_MUST_CHECK;
 void peers_free(struct peers *peers);
 /* Held; new links use them. Before the first call nobody is dialled or accepted. */
 void peers_set_tls(struct peers *peers, SSL_CTX *server, SSL_CTX *client);

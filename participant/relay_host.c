@@ -1,9 +1,10 @@
 /*
  * relay_host.c: see relay_host.h.
  *
- * Who wants what is kept in the database (lockstep.route, lockstep.peer), in three steps, one at a time: this database's own subscriptions are read;
- * what is new, its own or said by the coordinator, is stored; the whole is read back and given to the core. A look every second finds
- * subscriptions that were made meanwhile. Events for this participant itself take no link, and the same way otherwise.
+ * Who wants what is kept in the database (lockstep.route, lockstep.peer), in three steps, one at a time: this
+ * database's own subscriptions are read; what is new, its own or said by the coordinator, is stored; the whole is read
+ * back and given to the core. A look every second finds subscriptions that were made meanwhile. Events for this
+ * participant itself take no link, and the same way otherwise.
  */
 #include "participant/relay_host.h"
 
@@ -98,43 +99,36 @@ struct relayhost {
 static void step(struct relayhost *relay, struct relay_event *event);
 static void turn(struct relayhost *relay);
 
-static char *copy(const char *text)
-{
+static char *copy(const char *text) {
     char *copied = strdup(text);
-    if (copied == NULL)
-        abort();
+    if (copied == NULL) abort();
     return copied;
 }
 
-static void *alloc(size_t size)
-{
+static void *alloc(size_t size) {
     void *memory = calloc(1, size + 1);
-    if (memory == NULL)
-        abort();
+    if (memory == NULL) abort();
     return memory;
 }
 
-static void ask_db(struct relayhost *relay, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done, void *context)
-{
+static void ask_db(struct relayhost *relay, const char *sql, int count, const char *const *values, bool exclusive,
+                   pg_query_fn *done, void *context) {
     pg_query(relay->host->pg, sql, count, values, exclusive, done, context);
 }
 
-static const char *i64_text(int64_t value, char text[24])
-{
+static const char *i64_text(int64_t value, char text[24]) {
     snprintf(text, 24, "%" PRId64, value);
     return text;
 }
 
 /* A value that must be a number: 0 if it is none. */
-static int64_t number_at(const struct conn_item *item, int row, int column)
-{
+static int64_t number_at(const struct conn_item *item, int row, int column) {
     uint64_t value = 0;
     (void)pg_parse_u64(conn_value(item, row, column), &value);
     return (int64_t)value;
 }
 
-static void complain(const char *what, enum pg_query_result result, const struct conn_item *item)
-{
+static void complain(const char *what, enum pg_query_result result, const struct conn_item *item) {
     if (result == PG_QUERY_FAILED)
         diag(DIAG_ERROR, what, "sqlstate", conn_sqlstate(item), "error", conn_message(item), NULL);
 }
@@ -148,19 +142,16 @@ struct asked {
     int64_t after;
 };
 
-static struct asked *asked_new(struct relayhost *relay, const struct relay_effect *effect)
-{
+static struct asked *asked_new(struct relayhost *relay, const struct relay_effect *effect) {
     struct asked *asked = alloc(sizeof(*asked));
     asked->relay = relay;
     asked->op = effect->op;
     asked->after = effect->position;
-    if (effect->peer != NULL)
-        snprintf(asked->peer, sizeof(asked->peer), "%s", effect->peer);
+    if (effect->peer != NULL) snprintf(asked->peer, sizeof(asked->peer), "%s", effect->peer);
     return asked;
 }
 
-static void claim_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void claim_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct asked asked = *(struct asked *)context;
     struct relay_event event = {.kind = REV_DB_CLAIM, .op = asked.op};
     free(context);
@@ -172,8 +163,7 @@ static void claim_done(void *context, enum pg_query_result result, const struct 
     step(asked.relay, &event);
 }
 
-static void read_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void read_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct asked asked = *(struct asked *)context;
     struct relay_event event = {.kind = REV_DB_READ, .op = asked.op};
     free(context);
@@ -195,15 +185,16 @@ static void read_done(void *context, enum pg_query_result result, const struct c
         event.read.page = page;
         event.read.count = page->count;
         event.read.more = total > (int64_t)page->count || total >= (int64_t)LS_EVENT_PAGE_MAX;
-        event.read.upto = event.read.more ? page->events[page->count - 1].position : looked > asked.after ? looked : asked.after;
+        event.read.upto = event.read.more        ? page->events[page->count - 1].position
+                          : looked > asked.after ? looked
+                                                 : asked.after;
         if (page->count > 0) /* Crash: read again. */
             (void)failpoint_hit(FP_relay_page_read);
     }
     step(asked.relay, &event);
 }
 
-static void store_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void store_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct asked asked = *(struct asked *)context;
     struct relay_event event = {.kind = REV_DB_STORE, .op = asked.op};
     free(context);
@@ -212,8 +203,7 @@ static void store_done(void *context, enum pg_query_result result, const struct 
     step(asked.relay, &event);
 }
 
-static void due_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void due_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct asked asked = *(struct asked *)context;
     struct relay_event event = {.kind = REV_DB_DUE, .op = asked.op};
     free(context);
@@ -243,8 +233,7 @@ static void due_done(void *context, enum pg_query_result result, const struct co
 
 /* ---- deliveries */
 
-static void job_free(struct job *job)
-{
+static void job_free(struct job *job) {
     free(job->handler);
     free(job->role);
     free(job->source);
@@ -253,8 +242,7 @@ static void job_free(struct job *job)
 
 static void run_jobs(struct relayhost *relay);
 
-static void delivered(void *context, enum relay_handled result, const char *sqlstate, const char *reason)
-{
+static void delivered(void *context, enum relay_handled result, const char *sqlstate, const char *reason) {
     struct job *job = context;
     struct relayhost *relay = job->relay;
     struct relay_event event = {.kind = REV_DB_HANDLE, .op = job->op};
@@ -263,38 +251,34 @@ static void delivered(void *context, enum relay_handled result, const char *sqls
     event.handle.reason = reason;
     relay->running--;
     if (result == RELAY_FAILED)
-        diag(DIAG_WARN, "a handler has failed", "handler", job->handler, "source", job->source, "position", diag_u64((uint64_t)job->what.position),
-             "key", job->what.key, "sqlstate", sqlstate, "reason", reason, NULL);
+        diag(DIAG_WARN, "a handler has failed", "handler", job->handler, "source", job->source, "position",
+             diag_u64((uint64_t)job->what.position), "key", job->what.key, "sqlstate", sqlstate, "reason", reason,
+             NULL);
     job_free(job);
     step(relay, &event);
     run_jobs(relay);
 }
 
-static void run_jobs(struct relayhost *relay)
-{
+static void run_jobs(struct relayhost *relay) {
     while (relay->waiting != NULL && relay->running < relay->host->conf.relay_sessions) {
         struct job *job = relay->waiting;
         relay->waiting = job->next;
-        if (relay->waiting == NULL)
-            relay->waiting_last = &relay->waiting;
+        if (relay->waiting == NULL) relay->waiting_last = &relay->waiting;
         relay->running++;
         pg_deliver(relay->host->pg, &job->what, (uint32_t)relay->host->conf.handler_ms, delivered, job);
     }
 }
 
 /* "": nobody has subscribed it any more; refused then. */
-static const char *role_of(const struct relayhost *relay, const char *type, const char *handler)
-{
+static const char *role_of(const struct relayhost *relay, const char *type, const char *handler) {
     for (uint32_t i = 0; i < relay->subscriptions.count; i++) {
         const struct subscription *at = &relay->subscriptions.list[i];
-        if (strcmp(at->type, type) == 0 && strcmp(at->handler, handler) == 0)
-            return at->role;
+        if (strcmp(at->type, type) == 0 && strcmp(at->handler, handler) == 0) return at->role;
     }
     return "";
 }
 
-static struct job *job_new(struct relayhost *relay, const struct relay_effect *effect)
-{
+static struct job *job_new(struct relayhost *relay, const struct relay_effect *effect) {
     const struct page *page = effect->page;
     const struct page_event *of = &page->events[effect->index];
     struct job *job = alloc(sizeof(*job));
@@ -315,42 +299,39 @@ static struct job *job_new(struct relayhost *relay, const struct relay_effect *e
     return job;
 }
 
-static void start_handling(struct relayhost *relay, const struct relay_effect *effect)
-{
+static void start_handling(struct relayhost *relay, const struct relay_effect *effect) {
     struct job *job = job_new(relay, effect);
     *relay->waiting_last = job;
     relay->waiting_last = &job->next;
     run_jobs(relay);
 }
 
-static void park_done(void *context, enum relay_parked result)
-{
+static void park_done(void *context, enum relay_parked result) {
     struct job *job = context;
     struct relayhost *relay = job->relay;
     struct relay_event event = {.kind = REV_DB_PARK, .op = job->op};
     event.park.result = result;
     if (result == RELAY_DEAD)
-        diag(DIAG_ERROR, "needs a human", "what", "an event is a dead letter", "handler", job->handler, "source", job->source, "position",
-             diag_u64((uint64_t)job->what.position), "key", job->what.key, "saga", job->what.saga, NULL);
+        diag(DIAG_ERROR, "needs a human", "what", "an event is a dead letter", "handler", job->handler, "source",
+             job->source, "position", diag_u64((uint64_t)job->what.position), "key", job->what.key, "saga",
+             job->what.saga, NULL);
     job_free(job);
     step(relay, &event);
 }
 
-static void start_parking(struct relayhost *relay, const struct relay_effect *effect)
-{
+static void start_parking(struct relayhost *relay, const struct relay_effect *effect) {
     struct job *job = job_new(relay, effect);
-    pg_park(relay->host->pg, &job->what, effect->sqlstate, effect->reason, effect->attempts_max, effect->wait_ms, park_done, job);
+    pg_park(relay->host->pg, &job->what, effect->sqlstate, effect->reason, effect->attempts_max, effect->wait_ms,
+            park_done, job);
 }
 
 /* ---- pages on their way */
 
-static bool is_self(const struct relayhost *relay, const char *participant)
-{
+static bool is_self(const struct relayhost *relay, const char *participant) {
     return strcmp(participant, relay->host->conf.name) == 0;
 }
 
-static void to_self(struct relayhost *relay, struct page *page, int64_t position)
-{
+static void to_self(struct relayhost *relay, struct page *page, int64_t position) {
     struct own *own = alloc(sizeof(*own));
     own->page = page;
     own->position = position;
@@ -359,11 +340,9 @@ static void to_self(struct relayhost *relay, struct page *page, int64_t position
     event_active(relay->own_event, EV_TIMEOUT, 0);
 }
 
-static void note_stored(struct relayhost *relay, const char *source, int64_t stored)
-{
+static void note_stored(struct relayhost *relay, const char *source, int64_t stored) {
     struct watermark *mark = relay->watermarks;
-    while (mark != NULL && strcmp(mark->source, source) != 0)
-        mark = mark->next;
+    while (mark != NULL && strcmp(mark->source, source) != 0) mark = mark->next;
     if (mark == NULL) {
         mark = alloc(sizeof(*mark));
         snprintf(mark->source, sizeof(mark->source), "%s", source);
@@ -373,8 +352,7 @@ static void note_stored(struct relayhost *relay, const char *source, int64_t sto
     mark->stored = stored;
 }
 
-static void page_arrived(struct relayhost *relay, const char *source, struct page *page, int64_t upto)
-{
+static void page_arrived(struct relayhost *relay, const char *source, struct page *page, int64_t upto) {
     struct relay_event event = {.kind = REV_PAGE, .peer = source};
     event.page.page = page;
     event.page.items = page->items;
@@ -383,8 +361,7 @@ static void page_arrived(struct relayhost *relay, const char *source, struct pag
     step(relay, &event);
 }
 
-static void on_own(evutil_socket_t fd, short what, void *arg)
-{
+static void on_own(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     struct relayhost *relay = arg;
@@ -404,8 +381,7 @@ static void on_own(evutil_socket_t fd, short what, void *arg)
     }
 }
 
-static void send_page(struct relayhost *relay, const struct relay_effect *effect)
-{
+static void send_page(struct relayhost *relay, const struct relay_effect *effect) {
     struct page *page = effect->page;
     Lockstep__Events events;
     void *list;
@@ -423,8 +399,7 @@ static void send_page(struct relayhost *relay, const struct relay_effect *effect
     page_free(page);
 }
 
-static void send_acknowledgement(struct relayhost *relay, const struct relay_effect *effect)
-{
+static void send_acknowledgement(struct relayhost *relay, const struct relay_effect *effect) {
     /* Crash: all of it is stored; it comes again, and all of it is found. */
     (void)failpoint_hit(FP_relay_before_ack);
     if (is_self(relay, effect->peer))
@@ -435,8 +410,7 @@ static void send_acknowledgement(struct relayhost *relay, const struct relay_eff
 
 /* ---- effects */
 
-static void carry_out(struct relayhost *relay, const struct relay_effect *effect)
-{
+static void carry_out(struct relayhost *relay, const struct relay_effect *effect) {
     char position[24], limit[24], bytes[24];
     switch (effect->kind) {
     case REF_REPORT:
@@ -452,7 +426,8 @@ static void carry_out(struct relayhost *relay, const struct relay_effect *effect
         page_free(effect->page);
         return;
     case REF_DB_CLAIM:
-        ask_db(relay, SQL_RELAY_CLAIM, 1, (const char *[]){i64_text(effect->limit, limit)}, true, claim_done, asked_new(relay, effect));
+        ask_db(relay, SQL_RELAY_CLAIM, 1, (const char *[]){i64_text(effect->limit, limit)}, true, claim_done,
+               asked_new(relay, effect));
         return;
     case REF_DB_READ:
         ask_db(relay, SQL_RELAY_PAGE, 4,
@@ -461,8 +436,8 @@ static void carry_out(struct relayhost *relay, const struct relay_effect *effect
                false, read_done, asked_new(relay, effect));
         return;
     case REF_DB_STORE:
-        ask_db(relay, SQL_RELAY_STORE, 2, (const char *[]){effect->peer, i64_text(effect->position, position)}, false, store_done,
-               asked_new(relay, effect));
+        ask_db(relay, SQL_RELAY_STORE, 2, (const char *[]){effect->peer, i64_text(effect->position, position)}, false,
+               store_done, asked_new(relay, effect));
         return;
     case REF_DB_HANDLE:
         start_handling(relay, effect);
@@ -471,37 +446,33 @@ static void carry_out(struct relayhost *relay, const struct relay_effect *effect
         start_parking(relay, effect);
         return;
     case REF_DB_DUE:
-        ask_db(relay, SQL_RELAY_DUE, 1, (const char *[]){i64_text(effect->limit, limit)}, false, due_done, asked_new(relay, effect));
+        ask_db(relay, SQL_RELAY_DUE, 1, (const char *[]){i64_text(effect->limit, limit)}, false, due_done,
+               asked_new(relay, effect));
         return;
     }
     assert(false && "an effect that does not exist");
 }
 
-static void set_timer(struct relayhost *relay)
-{
+static void set_timer(struct relayhost *relay) {
     uint64_t due = relay_next_timer(relay->core);
-    if (due == relay->timer_us || due == RELAY_NEVER)
-        return;
+    if (due == relay->timer_us || due == RELAY_NEVER) return;
     uint64_t now = daemon_now_us(), us = due > now ? due - now : 0;
     const struct timeval wait = {.tv_sec = (time_t)(us / 1000000), .tv_usec = (suseconds_t)(us % 1000000)};
     relay->timer_us = due;
     event_add(relay->timer, &wait);
 }
 
-static void step(struct relayhost *relay, struct relay_event *event)
-{
+static void step(struct relayhost *relay, struct relay_event *event) {
     assert(!relay->stepping);
     relay->stepping = true;
     event->now_us = daemon_now_us();
     relay_step(relay->core, event, &relay->effects);
-    for (size_t i = 0; i < relay->effects.count; i++)
-        carry_out(relay, &relay->effects.list[i]);
+    for (size_t i = 0; i < relay->effects.count; i++) carry_out(relay, &relay->effects.list[i]);
     relay->stepping = false;
     set_timer(relay);
 }
 
-static void on_timer(evutil_socket_t fd, short what, void *arg)
-{
+static void on_timer(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     struct relayhost *relay = arg;
@@ -512,37 +483,31 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 /* ---- peers */
 
-static void peer_is_up(void *context, const char *participant)
-{
+static void peer_is_up(void *context, const char *participant) {
     struct relay_event event = {.kind = REV_PEER_UP, .peer = participant};
     step(context, &event);
 }
 
-static void peer_is_down(void *context, const char *participant)
-{
+static void peer_is_down(void *context, const char *participant) {
     struct relay_event event = {.kind = REV_PEER_DOWN, .peer = participant};
     step(context, &event);
 }
 
-static void peer_events(void *context, const char *from, const Lockstep__Events *events)
-{
+static void peer_events(void *context, const char *from, const Lockstep__Events *events) {
     struct relayhost *relay = context;
-    if (is_self(relay, from))
-        return; /* nobody else may have our certificate */
+    if (is_self(relay, from)) return; /* nobody else may have our certificate */
     note_stored(relay, from, (int64_t)events->stored);
     page_arrived(relay, from, page_of_frame(events), (int64_t)events->upto);
 }
 
-static void peer_stored(void *context, const char *participant, int64_t upto)
-{
+static void peer_stored(void *context, const char *participant, int64_t upto) {
     struct relay_event event = {.kind = REV_ACK, .peer = participant, .position = upto};
     step(context, &event);
 }
 
 /* ---- who wants what: read back */
 
-static void subscriptions_free(struct subscriptions *subscriptions)
-{
+static void subscriptions_free(struct subscriptions *subscriptions) {
     for (uint32_t i = 0; i < subscriptions->count; i++) {
         free(subscriptions->list[i].type);
         free(subscriptions->list[i].handler);
@@ -553,15 +518,15 @@ static void subscriptions_free(struct subscriptions *subscriptions)
 }
 
 /* The core's table: of everybody who wants something, and of this database's handlers. */
-static void tell_core(struct relayhost *relay, const struct conn_item *item)
-{
+static void tell_core(struct relayhost *relay, const struct conn_item *item) {
     int rows = PQntuples(item->result);
     struct relay_subscriber *who = alloc((size_t)rows * sizeof(*who));
     struct relay_handler *handlers = alloc(relay->subscriptions.count * sizeof(*handlers));
     struct relay_event event = {.kind = REV_ROUTES};
     for (int i = 0; i < rows; i++)
         if (conn_value(item, i, 2) != NULL)
-            who[event.routes.subscriber_count++] = (struct relay_subscriber){PQgetvalue(item->result, i, 0), number_at(item, i, 2)};
+            who[event.routes.subscriber_count++] =
+                (struct relay_subscriber){PQgetvalue(item->result, i, 0), number_at(item, i, 2)};
     for (uint32_t i = 0; i < relay->subscriptions.count; i++)
         handlers[i] = (struct relay_handler){relay->subscriptions.list[i].type, relay->subscriptions.list[i].handler};
     event.routes.subscribers = who;
@@ -573,13 +538,11 @@ static void tell_core(struct relayhost *relay, const struct conn_item *item)
     free(handlers);
 }
 
-static void routes_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void routes_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->busy = false;
     complain("who wants what cannot be read", result, item);
-    if (result != PG_QUERY_OK)
-        return; /* at the next look */
+    if (result != PG_QUERY_OK) return; /* at the next look */
     relay->look = false;
     tell_core(relay, item);
     for (int i = 0; i < PQntuples(item->result); i++) {
@@ -594,8 +557,7 @@ static void routes_done(void *context, enum pg_query_result result, const struct
     turn(relay);
 }
 
-static void read_routes(struct relayhost *relay)
-{
+static void read_routes(struct relayhost *relay) {
     relay->busy = true;
     ask_db(relay, SQL_RELAY_ROUTES, 0, NULL, false, routes_done, relay);
 }
@@ -603,8 +565,7 @@ static void read_routes(struct relayhost *relay)
 /* ---- who wants what: stored */
 
 /* Types need no escape. */
-static char *array_of(char *const *types, size_t count)
-{
+static char *array_of(char *const *types, size_t count) {
     size_t size = count * (LS_EVENT_TYPE_MAX + 3) + 3, n = 1;
     char *text = alloc(size);
     text[0] = '{';
@@ -614,29 +575,24 @@ static char *array_of(char *const *types, size_t count)
     return text;
 }
 
-static void drop_news(struct relayhost *relay)
-{
+static void drop_news(struct relayhost *relay) {
     struct news *first = relay->news;
     relay->news = first->next;
     lockstep__route__free_unpacked(first->route, NULL);
     free(first);
 }
 
-static void stored_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void stored_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->busy = false;
     complain("who wants what cannot be stored", result, item);
-    if (result == PG_QUERY_LOST)
-        return; /* at the next look */
-    if (relay->news != NULL)
-        drop_news(relay);
+    if (result == PG_QUERY_LOST) return; /* at the next look */
+    if (relay->news != NULL) drop_news(relay);
     relay->look = true;
     turn(relay);
 }
 
-static void store_news(struct relayhost *relay)
-{
+static void store_news(struct relayhost *relay) {
     const Lockstep__Route *route = relay->news->route;
     char *types = array_of(route->types, route->n_types);
     const char *values[] = {route->participant, route->address, types};
@@ -646,11 +602,9 @@ static void store_news(struct relayhost *relay)
 }
 
 /* Takes the route over; what is known newer of the same participant stands behind it. */
-static void add_news(struct relayhost *relay, Lockstep__Route *route)
-{
+static void add_news(struct relayhost *relay, Lockstep__Route *route) {
     struct news **at = &relay->news;
-    while (*at != NULL)
-        at = &(*at)->next;
+    while (*at != NULL) at = &(*at)->next;
     *at = alloc(sizeof(**at));
     (*at)->route = route;
 }
@@ -658,8 +612,7 @@ static void add_news(struct relayhost *relay, Lockstep__Route *route)
 /* ---- who wants what: this database */
 
 /* Each type once, as a message that borrows. *ret_list is to be freed. */
-static void own_route(const struct relayhost *relay, Lockstep__Route *ret_route, char ***ret_list)
-{
+static void own_route(const struct relayhost *relay, Lockstep__Route *ret_route, char ***ret_list) {
     const struct agent_conf *conf = &relay->host->conf;
     char **list = alloc(relay->subscriptions.count * sizeof(*list));
     lockstep__route__init(ret_route);
@@ -669,31 +622,28 @@ static void own_route(const struct relayhost *relay, Lockstep__Route *ret_route,
             list[ret_route->n_types++] = type;
     }
     ret_route->participant = conf->name;
-    ret_route->address = conf->peers_address != NULL && conf->peers_address[0] != '\0' ? conf->peers_address
-                                                                                        : (char *)(uintptr_t)peers_address(relay->peers);
+    ret_route->address = conf->peers_address != NULL && conf->peers_address[0] != '\0'
+                             ? conf->peers_address
+                             : (char *)(uintptr_t)peers_address(relay->peers);
     ret_route->types = list;
     *ret_list = list;
 }
 
-static Lockstep__Route *copy_route(const Lockstep__Route *route)
-{
+static Lockstep__Route *copy_route(const Lockstep__Route *route) {
     size_t size = lockstep__route__get_packed_size(route);
     uint8_t *bytes = alloc(size);
     (void)lockstep__route__pack(route, bytes);
     Lockstep__Route *copied = lockstep__route__unpack(NULL, size, bytes);
     free(bytes);
-    if (copied == NULL)
-        abort();
+    if (copied == NULL) abort();
     return copied;
 }
 
-void relayhost_announce(struct relayhost *relay)
-{
+void relayhost_announce(struct relayhost *relay) {
     Lockstep__Route route;
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     char **list;
-    if (!relay->known)
-        return; /* as soon as it is */
+    if (!relay->known) return; /* as soon as it is */
     own_route(relay, &route, &list);
     frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
     frame.route = &route;
@@ -701,10 +651,8 @@ void relayhost_announce(struct relayhost *relay)
     free(list);
 }
 
-static bool same(const struct subscriptions *a, const struct subscriptions *b)
-{
-    if (a->count != b->count)
-        return false;
+static bool same(const struct subscriptions *a, const struct subscriptions *b) {
+    if (a->count != b->count) return false;
     for (uint32_t i = 0; i < a->count; i++)
         if (strcmp(a->list[i].type, b->list[i].type) != 0 || strcmp(a->list[i].handler, b->list[i].handler) != 0 ||
             strcmp(a->list[i].role, b->list[i].role) != 0)
@@ -712,12 +660,12 @@ static bool same(const struct subscriptions *a, const struct subscriptions *b)
     return true;
 }
 
-static struct subscriptions read_subscriptions(const struct conn_item *item)
-{
+static struct subscriptions read_subscriptions(const struct conn_item *item) {
     int rows = PQntuples(item->result);
     struct subscriptions found = {.list = alloc((size_t)rows * sizeof(*found.list))};
     if (rows > (int)LS_SUBSCRIPTIONS_MAX) {
-        diag(DIAG_ERROR, "more subscriptions than can be served: the last ones get nothing", "most", diag_u64(LS_SUBSCRIPTIONS_MAX), NULL);
+        diag(DIAG_ERROR, "more subscriptions than can be served: the last ones get nothing", "most",
+             diag_u64(LS_SUBSCRIPTIONS_MAX), NULL);
         rows = (int)LS_SUBSCRIPTIONS_MAX;
     }
     for (int i = 0; i < rows; i++) {
@@ -729,13 +677,11 @@ static struct subscriptions read_subscriptions(const struct conn_item *item)
     return found;
 }
 
-static void subscriptions_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void subscriptions_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->busy = false;
     complain("subscriptions cannot be read", result, item);
-    if (result != PG_QUERY_OK)
-        return;
+    if (result != PG_QUERY_OK) return;
     struct subscriptions found = read_subscriptions(item);
     if (relay->known && same(&found, &relay->subscriptions)) {
         subscriptions_free(&found);
@@ -755,20 +701,16 @@ static void subscriptions_done(void *context, enum pg_query_result result, const
 }
 
 /* The next of the three steps, if there is one to do. */
-static void turn(struct relayhost *relay)
-{
-    if (relay->busy || !relay->started)
-        return;
+static void turn(struct relayhost *relay) {
+    if (relay->busy || !relay->started) return;
     if (relay->news != NULL)
         store_news(relay);
     else if (relay->look)
         read_routes(relay);
 }
 
-static void look_at_subscriptions(struct relayhost *relay)
-{
-    if (relay->busy)
-        return;
+static void look_at_subscriptions(struct relayhost *relay) {
+    if (relay->busy) return;
     if (relay->news != NULL) { /* a step that has failed comes again */
         turn(relay);
         return;
@@ -777,10 +719,8 @@ static void look_at_subscriptions(struct relayhost *relay)
     ask_db(relay, SQL_SUBSCRIPTIONS, 0, NULL, false, subscriptions_done, relay);
 }
 
-void relayhost_route(struct relayhost *relay, const Lockstep__Route *route)
-{
-    if (is_self(relay, route->participant))
-        return; /* the database knows better */
+void relayhost_route(struct relayhost *relay, const Lockstep__Route *route) {
+    if (is_self(relay, route->participant)) return; /* the database knows better */
     /* Crash: said again at the next link. */
     (void)failpoint_hit(FP_relay_route_received);
     add_news(relay, copy_route(route));
@@ -789,19 +729,16 @@ void relayhost_route(struct relayhost *relay, const Lockstep__Route *route)
 
 /* ---- once a second */
 
-static void later_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void later_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->late_busy = false;
     complain("events of later cannot be written", result, item);
 }
 
-static void state_done(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void state_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->stating = false;
-    if (result != PG_QUERY_OK)
-        return;
+    if (result != PG_QUERY_OK) return;
     relay->stats.unclaimed = (uint64_t)number_at(item, 0, 0);
     relay->stats.behind = (uint64_t)number_at(item, 0, 1);
     relay->stats.behind_ms = (uint64_t)number_at(item, 0, 2);
@@ -810,21 +747,18 @@ static void state_done(void *context, enum pg_query_result result, const struct 
     relay->stats.unwanted = (uint64_t)number_at(item, 0, 5);
 }
 
-static void pruned(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void pruned(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->pruning = false;
     complain("old events cannot be taken away", result, item);
-    if (result != PG_QUERY_OK)
-        return;
+    if (result != PG_QUERY_OK) return;
     int64_t gone = number_at(item, 0, 0);
     relay->stats.pruned += (uint64_t)gone;
     relay->prune_more = relay->prune_more || gone >= PRUNE_BATCH;
 }
 
 /* One batch of each source's inbox rows, and one of own events. */
-static void prune(struct relayhost *relay)
-{
+static void prune(struct relayhost *relay) {
     const struct agent_conf *conf = &relay->host->conf;
     char stored[24], keep[24], batch[24];
     relay->prune_more = false;
@@ -832,7 +766,8 @@ static void prune(struct relayhost *relay)
     i64_text((int64_t)(conf->keep_inbox_ms / 1000), keep);
     for (const struct watermark *mark = relay->watermarks; mark != NULL; mark = mark->next) {
         relay->pruning = true;
-        ask_db(relay, SQL_INBOX_PRUNE, 4, (const char *[]){mark->source, i64_text(mark->stored, stored), keep, batch}, true, pruned, relay);
+        ask_db(relay, SQL_INBOX_PRUNE, 4, (const char *[]){mark->source, i64_text(mark->stored, stored), keep, batch},
+               true, pruned, relay);
     }
     if (conf->keep_events_ms > 0) {
         relay->pruning = true;
@@ -841,8 +776,7 @@ static void prune(struct relayhost *relay)
     }
 }
 
-static void on_look(evutil_socket_t fd, short what, void *arg)
-{
+static void on_look(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     struct relayhost *relay = arg;
@@ -857,15 +791,12 @@ static void on_look(evutil_socket_t fd, short what, void *arg)
     }
     uint64_t keep_s = relay->host->conf.keep_inbox_ms / 1000;
     uint32_t often = keep_s < PRUNE_LOOKS_MAX ? (uint32_t)keep_s : PRUNE_LOOKS_MAX;
-    if (!relay->pruning && (relay->prune_more || ++relay->looks % often == 0))
-        prune(relay);
+    if (!relay->pruning && (relay->prune_more || ++relay->looks % often == 0)) prune(relay);
 }
 
-void relayhost_start(struct relayhost *relay)
-{
+void relayhost_start(struct relayhost *relay) {
     const struct timeval often = {.tv_sec = LOOK_MS / 1000, .tv_usec = (suseconds_t)(LOOK_MS % 1000) * 1000};
-    if (relay->started)
-        return;
+    if (relay->started) return;
     relay->started = true;
     event_add(relay->look_timer, &often);
     look_at_subscriptions(relay);
@@ -878,8 +809,7 @@ struct question {
     uint64_t token;
 };
 
-static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason)
-{
+static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason) {
     Lockstep__Tell body = LOCKSTEP__TELL__INIT;
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     body.token = token;
@@ -891,25 +821,28 @@ static void tell(struct relayhost *relay, uint64_t token, const char *json, cons
     uplink_send(relay->host->uplink, &frame);
 }
 
-static void answered(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void answered(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct question question = *(struct question *)context;
     free(context);
     const char *text = result == PG_QUERY_OK ? conn_value(item, 0, 0) : NULL;
     if (result == PG_QUERY_LOST)
         tell(question.relay, question.token, NULL, "08006", "the database cannot be reached");
     else if (result == PG_QUERY_FAILED)
-        tell(question.relay, question.token, NULL, conn_sqlstate(item)[0] != '\0' ? conn_sqlstate(item) : NULL, conn_message(item));
+        tell(question.relay, question.token, NULL, conn_sqlstate(item)[0] != '\0' ? conn_sqlstate(item) : NULL,
+             conn_message(item));
     else if (text == NULL)
         tell(question.relay, question.token, "null", NULL, NULL);
     else if (strlen(text) > TELL_MAX)
         tell(question.relay, question.token, NULL, "54000", "the answer is too large: ask for less at once");
     else /* of an act: t or f */
-        tell(question.relay, question.token, strcmp(text, "t") == 0 ? "true" : strcmp(text, "f") == 0 ? "false" : text, NULL, NULL);
+        tell(question.relay, question.token,
+             strcmp(text, "t") == 0   ? "true"
+             : strcmp(text, "f") == 0 ? "false"
+                                      : text,
+             NULL, NULL);
 }
 
-void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask)
-{
+void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
     char offset[24], limit[24], bytes[24], letters[24];
     bool admin = strncmp(ask->who, "admin/", 6) == 0;
     const char *role = admin ? NULL : agent_conf_role(&relay->host->conf, ask->who);
@@ -927,23 +860,26 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask)
     switch (ask->kind) {
     case LOCKSTEP__ASK_KIND__ASK_EVENTS:
         ask_db(relay, SQL_SHOW_EVENTS, 6,
-               (const char *[]){role, ask->type, ask->key, i64_text((int64_t)ask->offset, offset), i64_text(rows, limit),
-                                i64_text(LS_EVENT_PAGE_BYTES, bytes)},
+               (const char *[]){role, ask->type, ask->key, i64_text((int64_t)ask->offset, offset),
+                                i64_text(rows, limit), i64_text(LS_EVENT_PAGE_BYTES, bytes)},
                false, answered, question);
         return;
     case LOCKSTEP__ASK_KIND__ASK_FLOW:
         ask_db(relay, SQL_SHOW_FLOW, 1, (const char *[]){ask->saga}, false, answered, question);
         return;
     case LOCKSTEP__ASK_KIND__ASK_LETTERS:
-        ask_db(relay, SQL_SHOW_LETTERS, 2, (const char *[]){ask->letter, i64_text(rows < LS_LETTERS_LISTED_MAX ? rows : LS_LETTERS_LISTED_MAX, letters)},
+        ask_db(relay, SQL_SHOW_LETTERS, 2,
+               (const char *[]){ask->letter,
+                                i64_text(rows < LS_LETTERS_LISTED_MAX ? rows : LS_LETTERS_LISTED_MAX, letters)},
                false, answered, question);
         return;
     case LOCKSTEP__ASK_KIND__ASK_RETRY:
     case LOCKSTEP__ASK_KIND__ASK_SKIP:
         diag(DIAG_INFO, "a dead letter is acted upon", "letter", ask->letter != NULL ? ask->letter : "", "act",
              ask->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip", "by", ask->who, NULL);
-        ask_db(relay, SQL_LETTER_ACT, 3, (const char *[]){ask->letter, ask->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip", ask->who}, true,
-               answered, question);
+        ask_db(relay, SQL_LETTER_ACT, 3,
+               (const char *[]){ask->letter, ask->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip", ask->who},
+               true, answered, question);
         return;
     case _LOCKSTEP__ASK_KIND_IS_INT_SIZE:
         break;
@@ -953,13 +889,11 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask)
 
 /* ---- life */
 
-enum ls_status relayhost_new(struct agenthost *host, struct relayhost **ret_relay, struct ls_error *err)
-{
+enum ls_status relayhost_new(struct agenthost *host, struct relayhost **ret_relay, struct ls_error *err) {
     static const struct peers_callbacks callbacks = {peer_is_up, peer_is_down, peer_events, peer_stored};
     struct relay_config config;
     struct relayhost *relay = calloc(1, sizeof(*relay));
-    if (relay == NULL)
-        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+    if (relay == NULL) return ls_fail(err, LS_ERR_NOMEM, "out of memory");
     relay->host = host;
     relay->waiting_last = &relay->waiting;
     relay->own_last = &relay->own;
@@ -986,13 +920,11 @@ enum ls_status relayhost_new(struct agenthost *host, struct relayhost **ret_rela
     return LS_OK;
 }
 
-void relayhost_set_tls(struct relayhost *relay, SSL_CTX *server, SSL_CTX *client)
-{
+void relayhost_set_tls(struct relayhost *relay, SSL_CTX *server, SSL_CTX *client) {
     peers_set_tls(relay->peers, server, client);
 }
 
-void relayhost_stats(const struct relayhost *relay, struct relayhost_stats *ret_stats)
-{
+void relayhost_stats(const struct relayhost *relay, struct relayhost_stats *ret_stats) {
     *ret_stats = relay->stats;
     relay_stats(relay->core, &ret_stats->core);
     ret_stats->peers_up = peers_up(relay->peers);
@@ -1000,16 +932,13 @@ void relayhost_stats(const struct relayhost *relay, struct relayhost_stats *ret_
 }
 
 /* Pages and jobs that are under way go with the process. */
-void relayhost_free(struct relayhost *relay)
-{
-    if (relay == NULL)
-        return;
+void relayhost_free(struct relayhost *relay) {
+    if (relay == NULL) return;
     peers_free(relay->peers);
     relay_free(relay->core);
     relay_effects_free(&relay->effects);
     subscriptions_free(&relay->subscriptions);
-    while (relay->news != NULL)
-        drop_news(relay);
+    while (relay->news != NULL) drop_news(relay);
     while (relay->waiting != NULL) {
         struct job *job = relay->waiting;
         relay->waiting = job->next;
@@ -1028,7 +957,6 @@ void relayhost_free(struct relayhost *relay)
     }
     struct event *const events[] = {relay->timer, relay->look_timer, relay->own_event};
     for (size_t i = 0; i < sizeof(events) / sizeof(events[0]); i++)
-        if (events[i] != NULL)
-            event_free(events[i]);
+        if (events[i] != NULL) event_free(events[i]);
     free(relay);
 }

@@ -1,6 +1,7 @@
 /*
- * relay_host.h: the host of the relay's core in the agent: events from the database to the peers that want them, what arrives to its handlers, and
- * who wants what. Starts once this life's lock is held and earlier backends are gone; no coordinator is needed for anything but news about others.
+ * relay_host.h: the host of the relay's core in the agent: events from the database to the peers that want them, what
+ * arrives to its handlers, and who wants what. Starts once this life's lock is held and earlier backends are gone; no
+ * coordinator is needed for anything but news about others.
  */
 #ifndef LOCKSTEP_AGENT_RELAY_HOST_H
 #define LOCKSTEP_AGENT_RELAY_HOST_H
@@ -28,7 +29,8 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask);
 struct relayhost_stats {
     struct relay_stats core;
     unsigned peers_up, subscriptions;
-    /* as the database last said: events without a position, behind the slowest subscriber in positions and in time, inbox rows, letters */
+    /* as the database last said: events without a position, behind the slowest subscriber in positions and in time,
+     * inbox rows, letters */
     uint64_t unclaimed, behind, behind_ms, waiting, dead, unwanted;
     uint64_t pruned;
 };

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/acceptor.h"
 #include "common/daemon.h"
 #include "common/metrics.h"
 #include "participant/host.h"
@@ -82,8 +83,9 @@ static const struct {
 struct agentstats {
     struct agenthost *host;
     struct evhttp *http;
-    struct metric *counter[COUNTERS], *relay_counter[RELAY_COUNTERS], *gauge[GAUGES], *pipelines, *connects;
-    uint64_t seen[COUNTERS], relay_seen[RELAY_COUNTERS], seen_pipelines, seen_connects;
+    struct acceptor *acceptor;
+    struct metric *counter[COUNTERS], *relay_counter[RELAY_COUNTERS], *gauge[GAUGES], *pipelines, *connects, *accept_failures;
+    uint64_t seen[COUNTERS], relay_seen[RELAY_COUNTERS], seen_pipelines, seen_connects, seen_accept_failures;
 };
 
 static uint64_t at(const void *core, size_t offset)
@@ -113,6 +115,8 @@ static void refresh(struct agentstats *stats)
     }
     metric_add(stats->pipelines, pg.pipelines - stats->seen_pipelines);
     metric_add(stats->connects, pg.connects - stats->seen_connects);
+    metric_add(stats->accept_failures, acceptor_failures() - stats->seen_accept_failures);
+    stats->seen_accept_failures = acceptor_failures();
     stats->seen_pipelines = pg.pipelines;
     stats->seen_connects = pg.connects;
     const double values[GAUGES] = {
@@ -162,16 +166,21 @@ static enum ls_status listen_http(struct agentstats *stats, const char *path, st
     if (status != LS_OK)
         return status;
     stats->http = evhttp_new(stats->host->base);
-    if (stats->http == NULL || evhttp_accept_socket(stats->http, fd) != 0) {
+    struct evhttp_bound_socket *bound = stats->http != NULL ? evhttp_accept_socket_with_handle(stats->http, fd) : NULL;
+    if (bound == NULL) {
         (void)close(fd);
         return ls_fail(err, LS_ERR_NOMEM, "out of memory");
     }
+    /* Without memory libevent makes a listener that never listens; enabling it again tells. */
+    struct evconnlistener *listener = evhttp_bound_socket_get_listener(bound);
+    if (evconnlistener_enable(listener) != 0)
+        return ls_fail(err, LS_ERR_NOMEM, "out of memory");
     evhttp_set_timeout(stats->http, REQUEST_TIMEOUT_S);
     evhttp_set_max_headers_size(stats->http, HEADERS_MAX);
     evhttp_set_max_body_size(stats->http, 0);
     evhttp_set_cb(stats->http, "/metrics", on_metrics, stats);
     evhttp_set_gencb(stats->http, on_other, NULL);
-    return LS_OK;
+    return acceptor_new(stats->host->base, listener, "metrics", &stats->acceptor, err);
 }
 
 enum ls_status agentstats_new(struct agenthost *host, struct agentstats **ret_stats, struct ls_error *err)
@@ -189,6 +198,7 @@ enum ls_status agentstats_new(struct agenthost *host, struct agentstats **ret_st
         stats->gauge[i] = metric_new(METRIC_GAUGE, gauges[i].name, gauges[i].help, NULL);
     stats->pipelines = metric_new(METRIC_COUNTER, "lockstep_agent_pipelines_total", "round trips made for statements of branches", NULL);
     stats->connects = metric_new(METRIC_COUNTER, "lockstep_agent_connects_total", "connections to the database begun", NULL);
+    stats->accept_failures = metric_new(METRIC_COUNTER, "lockstep_agent_accept_failures_total", "connections that could not be accepted at once", NULL);
     if (host->conf.metrics_socket != NULL && host->conf.metrics_socket[0] != '\0')
         status = listen_http(stats, host->conf.metrics_socket, err);
     if (status != LS_OK) {
@@ -203,6 +213,7 @@ void agentstats_free(struct agentstats *stats)
 {
     if (stats == NULL)
         return;
+    acceptor_free(stats->acceptor);
     if (stats->http != NULL) {
         evhttp_free(stats->http);
         (void)unlink(stats->host->conf.metrics_socket);

@@ -116,6 +116,13 @@ void answer_add_results(struct out *out, const struct run *run) {
         if (run->document->steps[i].name != NULL) {
             out_string(out, "name", run->document->steps[i].name);
         }
+        if (run->document->saga_steps[i].service != NULL) {
+            if (result->rows_json != NULL) {
+                out_json(out, "result", result->rows_json, strlen(result->rows_json));
+            }
+            out_close(out, '}');
+            continue;
+        }
         out_u64(out, "rows_affected", result->affected);
         if (result->rows_json != NULL) {
             out_json(out, "rows", result->rows_json, strlen(result->rows_json));

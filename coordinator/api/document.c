@@ -12,6 +12,7 @@
 #include "common/statement.h"
 
 #define ROW_REF_MAX 1000000u
+#define CALL_PATH_MAX 1024u
 
 struct walk {
     const struct document_limits *limits;
@@ -25,7 +26,8 @@ struct walk {
     uint16_t *after_next;
     uint16_t *after_seen; /* per step: the step (plus one) that listed it last */
     json_t *names;        /* name -> index of the earlier steps that have one; made with the first name */
-    bool is_undo;
+    bool is_undo, is_call;
+    const char *field;      /* of a call's body, NULL elsewhere */
     const json_t *own_name; /* of the step being looked at; NULL when it has none */
     bool any_after;         /* some step says `after` */
 };
@@ -60,7 +62,11 @@ static struct path part_path(const struct walk *walk, const char *key) {
 }
 static struct path arg_path(const struct walk *walk, size_t index) {
     struct path path;
-    (void)snprintf(path.text, sizeof path.text, "steps[%zu].%s.args[%zu]", walk->step, walk->part, index);
+    if (walk->field != NULL) {
+        (void)snprintf(path.text, sizeof path.text, "steps[%zu].%s.body.%.64s", walk->step, walk->part, walk->field);
+    } else {
+        (void)snprintf(path.text, sizeof path.text, "steps[%zu].%s.args[%zu]", walk->step, walk->part, index);
+    }
     return path;
 }
 
@@ -128,7 +134,35 @@ static uint32_t find_step(const struct walk *walk, const char *name, size_t leng
     return found == NULL ? UINT32_MAX : (uint32_t)json_integer_value(found);
 }
 
-/* "order.rows.0.id" or "order.rows_affected" */
+/* "rows.0.id", "rows_affected", or of a call "result.id" */
+static bool ref_rest(const char *at, bool of_call, struct document_arg *arg) {
+    if (of_call) {
+        bool whole = strcmp(at, "result") == 0;
+        if (!whole && (strncmp(at, "result.", 7) != 0 || at[7] == '\0')) {
+            return false;
+        }
+        arg->ref_kind = DOCUMENT_REF_RESULT;
+        arg->text = at + (whole ? 6 : 7);
+        return true;
+    }
+    if (strcmp(at, "rows_affected") == 0) {
+        arg->ref_kind = DOCUMENT_REF_ROWS_AFFECTED;
+        return true;
+    }
+    if (strncmp(at, "rows.", 5) != 0) {
+        return false;
+    }
+    at += 5;
+    const char *digits = at;
+    for (; *at >= '0' && *at <= '9' && arg->ref_row <= ROW_REF_MAX; at++) {
+        arg->ref_row = arg->ref_row * 10 + (uint32_t)(*at - '0');
+    }
+    arg->ref_kind = DOCUMENT_REF_CELL;
+    arg->text = at + 1;
+    return at != digits && *at == '.' && at[1] != '\0' && arg->ref_row <= ROW_REF_MAX;
+}
+
+/* "order.rows.0.id", "order.rows_affected", "payment.result.id" */
 static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct document_arg *arg, size_t index) {
     if (walk->is_undo && !walk->document->saga) {
         return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text,
@@ -139,8 +173,9 @@ static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct do
     }
     const char *text = json_string_value(value);
     const char *dot = strchr(text, '.');
-    const char *form =
-        "a reference reads NAME.rows.ROW.COLUMN or NAME.rows_affected, where NAME is the name of an earlier step";
+    const char *form = "a reference reads NAME.rows.ROW.COLUMN or NAME.rows_affected, or of a call NAME.result.FIELD, "
+                       "where NAME is the "
+                       "name of an earlier step";
     if (dot == NULL) {
         return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text, "%s", form);
     }
@@ -161,27 +196,15 @@ static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct do
     if (walk->is_undo && step != walk->step) {
         walk->document->saga_steps[walk->step].undo_refers = true;
     }
-    if (strcmp(dot + 1, "rows_affected") == 0) {
-        arg->ref_kind = DOCUMENT_REF_ROWS_AFFECTED;
-        return LS_OK;
+    bool of_call = step == walk->step ? walk->is_call : walk->document->saga_steps[step].service != NULL;
+    if (of_call && walk->is_undo && !walk->is_call) {
+        return fail(
+            walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text,
+            "what a call answered may be lost when this is undone: only the \"undo\" of a call can refer to it");
     }
-    uint32_t row = 0;
-    const char *at = dot + 1;
-    if (strncmp(at, "rows.", 5) != 0) {
-        return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text, "%s", form);
-    }
-    at += 5;
-    const char *digits = at;
-    for (; *at >= '0' && *at <= '9' && row <= ROW_REF_MAX; at++) {
-        row = row * 10 + (uint32_t)(*at - '0');
-    }
-    if (at == digits || *at != '.' || at[1] == '\0' || row > ROW_REF_MAX) {
-        return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text, "%s", form);
-    }
-    arg->ref_kind = DOCUMENT_REF_CELL;
-    arg->ref_row = row;
-    arg->text = at + 1;
-    return LS_OK;
+    return ref_rest(dot + 1, of_call, arg)
+               ? LS_OK
+               : fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text, "%s", form);
 }
 
 static enum ls_status walk_arg_object(struct walk *walk, const json_t *value, struct document_arg *arg, size_t index) {
@@ -197,6 +220,7 @@ static enum ls_status walk_arg_object(struct walk *walk, const json_t *value, st
             status = walk_ref(walk, inner, arg, index);
         } else if (strcmp(key, "json") == 0) {
             arg->kind = DOCUMENT_ARG_TEXT;
+            arg->json = inner;
             arg->owned = json_dumps(inner, JSON_COMPACT | JSON_ENCODE_ANY);
             arg->text = arg->owned;
             if (arg->owned == NULL) {
@@ -211,7 +235,7 @@ static enum ls_status walk_arg_object(struct walk *walk, const json_t *value, st
 }
 
 static enum ls_status walk_arg(struct walk *walk, const json_t *value, struct document_arg *arg, size_t index) {
-    *arg = (struct document_arg){.kind = DOCUMENT_ARG_TEXT};
+    *arg = (struct document_arg){.kind = DOCUMENT_ARG_TEXT, .field = walk->field, .json = value};
     switch (json_typeof(value)) {
     case JSON_STRING:
         arg->text = json_string_value(value);
@@ -261,7 +285,66 @@ static enum ls_status walk_args(struct walk *walk, const json_t *value, struct d
     return LS_OK;
 }
 
+/* The fields of a call's body are arguments with names. */
+static enum ls_status walk_body(struct walk *walk, const json_t *value, struct document_step *step) {
+    if (!json_is_object(value)) {
+        return wrong_type(walk, part_path(walk, "body").text, "an object", value);
+    }
+    const char *key;
+    json_t *inner;
+    enum ls_status status = LS_OK;
+    step->args = walk->arg_next;
+    json_object_foreach((json_t *)(uintptr_t)value, key, inner) {
+        walk->field = key;
+        step->arg_count++;
+        status = status == LS_OK ? walk_arg(walk, inner, walk->arg_next++, 0) : status;
+    }
+    walk->field = NULL;
+    return status;
+}
+
+/* Segments of letters, digits and "-._~": nothing that a proxy or a service could read as another path. */
+static bool is_path(const char *text, size_t length) {
+    if (length == 0 || length > CALL_PATH_MAX || strlen(text) != length) {
+        return false;
+    }
+    while (*text == '/') {
+        size_t segment = strspn(++text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~");
+        if (segment == strspn(text, ".")) {
+            return false; /* empty, "." or ".." */
+        }
+        text += segment;
+    }
+    return *text == '\0';
+}
+
 /* ---- steps ---- */
+
+/* "do" or "undo" of a call: {"path": ..., "body": {...}} */
+static enum ls_status walk_call_action(struct walk *walk, const json_t *value, struct document_step *step) {
+    const char *key;
+    json_t *inner;
+    enum ls_status status = LS_OK;
+    json_object_foreach((json_t *)(uintptr_t)value, key, inner) {
+        if (status != LS_OK) {
+            break;
+        }
+        if (strcmp(key, "body") == 0) {
+            status = walk_body(walk, inner, step);
+        } else if (strcmp(key, "path") != 0) {
+            status = unknown_field(walk, part_path(walk, key).text, key);
+        } else if (!json_is_string(inner)) {
+            status = wrong_type(walk, part_path(walk, "path").text, "a string", inner);
+        } else if (!is_path(json_string_value(inner), json_string_length(inner))) {
+            status = fail(walk, LS_ERR_INVALID, "invalid_value", part_path(walk, "path").text,
+                          "expected a path such as \"/charges\", of letters, digits and \"-._~\", at most %u bytes",
+                          CALL_PATH_MAX);
+        } else {
+            step->path = json_string_value(inner);
+        }
+    }
+    return status == LS_OK && step->path == NULL ? missing(walk, part_path(walk, "path").text, "path") : status;
+}
 
 /* "do" or "undo": {"sql": ..., "args": [...], "expect_rows": n} */
 static enum ls_status walk_action(struct walk *walk, const json_t *value, const char *part,
@@ -270,6 +353,9 @@ static enum ls_status walk_action(struct walk *walk, const json_t *value, const 
     walk->is_undo = strcmp(part, "undo") == 0;
     if (!json_is_object(value)) {
         return wrong_type(walk, step_path(walk, part).text, "an object", value);
+    }
+    if (walk->is_call) {
+        return walk_call_action(walk, value, step);
     }
     const char *key;
     json_t *inner;
@@ -391,6 +477,25 @@ static enum ls_status walk_on(struct walk *walk, const json_t *value, struct eng
     return LS_OK;
 }
 
+static enum ls_status walk_call(struct walk *walk, const json_t *value) {
+    const struct document_limits *limits = walk->limits;
+    if (!json_is_string(value)) {
+        return wrong_type(walk, step_path(walk, "call").text, "the name of a service", value);
+    }
+    const char *name = json_string_value(value);
+    if (!walk->document->saga) {
+        return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "call").text,
+                    "a service cannot take part in a transaction: only a step of a saga can be a call");
+    }
+    if (!ls_name_valid(name, LS_PARTICIPANT_MAX) || limits->service == NULL ||
+        !limits->service(limits->service_context, name)) {
+        return fail(walk, LS_ERR_INVALID, "unknown_service", step_path(walk, "call").text,
+                    "no service named \"%.64s\" is configured (calls.services)", name);
+    }
+    walk->document->saga_steps[walk->step].service = name;
+    return LS_OK;
+}
+
 static enum ls_status walk_name(struct walk *walk, const json_t *value, struct document_step *step) {
     if (!json_is_string(value)) {
         return wrong_type(walk, step_path(walk, "name").text, "a string", value);
@@ -408,8 +513,8 @@ static enum ls_status walk_name(struct walk *walk, const json_t *value, struct d
     return LS_OK;
 }
 
-static enum ls_status walk_duration(struct walk *walk, const char *path, const json_t *value, uint64_t min,
-                                    uint64_t max, uint64_t *ret_ms);
+static enum ls_status walk_duration(struct walk *walk, const char *key, const json_t *value, uint64_t min, uint64_t max,
+                                    uint64_t *ret_ms);
 
 static enum ls_status walk_attempts(struct walk *walk, const json_t *value, uint32_t *ret_attempts) {
     if (!json_is_integer(value)) {
@@ -462,6 +567,7 @@ static enum ls_status walk_step(struct walk *walk, const json_t *value) {
         return wrong_type(walk, step_path(walk, NULL).text, "an object", value);
     }
     bool has_on = false, has_do = false;
+    walk->is_call = json_object_get(value, "call") != NULL;
     const json_t *after = NULL;
     walk->own_name = json_object_get(value, "name");
     const char *key;
@@ -488,8 +594,7 @@ static enum ls_status walk_step(struct walk *walk, const json_t *value) {
             status = walk_duration(walk, step_path(walk, key).text, inner, LS_DEADLINE_MS_MIN, LS_DEADLINE_MS_MAX,
                                    &saga->deadline_ms);
         } else if (strcmp(key, "call") == 0) {
-            status = fail(walk, LS_ERR_INVALID, "not_available", step_path(walk, key).text,
-                          "calls to HTTP services are not available in this version");
+            status = walk_call(walk, inner);
         } else {
             status = unknown_field(walk, step_path(walk, key).text, key);
         }
@@ -497,8 +602,10 @@ static enum ls_status walk_step(struct walk *walk, const json_t *value) {
             return status;
         }
     }
-    if (!has_on) {
-        return missing(walk, step_path(walk, "on").text, "on");
+    if (has_on == walk->is_call) {
+        return has_on ? fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "on").text,
+                             "a step is at a participant (\"on\") or at a service (\"call\")")
+                      : missing(walk, step_path(walk, "on").text, "on");
     }
     if (!has_do) {
         return missing(walk, step_path(walk, "do").text, "do");
@@ -507,14 +614,18 @@ static enum ls_status walk_step(struct walk *walk, const json_t *value) {
     return status == LS_OK ? remember_name(walk, step) : status;
 }
 
+static size_t count_args(const json_t *action) {
+    return json_array_size(json_object_get(action, "args")) + json_object_size(json_object_get(action, "body"));
+}
+
 /* Counts what the steps will need, so that each kind of memory is one allocation. Types are checked by the walk that
  * follows. */
 static void count_memory(const json_t *steps, size_t *ret_args, size_t *ret_after) {
     size_t args = 0, after = 0;
     for (size_t i = 0; i < json_array_size(steps); i++) {
         const json_t *step = json_array_get(steps, i);
-        size_t of_do = json_array_size(json_object_get(json_object_get(step, "do"), "args"));
-        args += of_do + json_array_size(json_object_get(json_object_get(step, "undo"), "args"));
+        size_t of_do = count_args(json_object_get(step, "do"));
+        args += of_do + count_args(json_object_get(step, "undo"));
         after += of_do + json_array_size(json_object_get(step, "after")) + 1;
     }
     *ret_args = args;
@@ -625,12 +736,16 @@ static enum ls_status find_pivot(struct walk *walk, uint32_t *ret_pivot) {
     return LS_OK;
 }
 
+static bool can_be_undone(const struct document_saga_step *step) {
+    return step->undo.sql != NULL || step->undo.path != NULL;
+}
+
 /* Kinds that the document leaves open: with undo it can be undone, without it must not fail. */
 static void settle_kinds(struct document *document) {
     for (uint32_t i = 0; i < document->step_count; i++) {
         struct document_saga_step *step = &document->saga_steps[i];
         if (!step->has_kind) {
-            step->kind = step->undo.sql != NULL ? SAGA_COMPENSATABLE : SAGA_RETRIABLE;
+            step->kind = can_be_undone(step) ? SAGA_COMPENSATABLE : SAGA_RETRIABLE;
         }
     }
 }
@@ -638,7 +753,7 @@ static void settle_kinds(struct document *document) {
 static enum ls_status check_kind(struct walk *walk, const struct order *order, uint32_t index, uint32_t pivot) {
     const struct document *document = walk->document;
     const struct document_saga_step *step = &document->saga_steps[index];
-    if (step->kind == SAGA_COMPENSATABLE && step->undo.sql == NULL) {
+    if (step->kind == SAGA_COMPENSATABLE && !can_be_undone(step)) {
         return fail_step(walk, index, "missing_field", "undo", "a compensatable step needs \"undo\"", UINT32_MAX);
     }
     if (pivot != UINT32_MAX && index != pivot && !is_before(order, index, pivot) && !is_before(order, pivot, index)) {
@@ -662,6 +777,7 @@ static enum ls_status check_kind(struct walk *walk, const struct order *order, u
         if (arg->kind == DOCUMENT_ARG_REF && arg->ref_step != index && !is_before(order, arg->ref_step, index)) {
             walk->step = index;
             walk->part = "undo";
+            walk->field = arg->field;
             return fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, a).text,
                         "\"undo\" can refer to its own step and to steps that come before it");
         }

@@ -4,16 +4,21 @@
  *   {"mode": "2pc",
  *    "steps": [{"on": "orders", "do": {"sql": "...", "args": [17, "tea", null, true, {"json": {...}}, {"ref":
  * "order.rows.0.id"}], "expect_rows": 1}, "undo": {...}, "name": "order", "after": ["other", 0], "kind":
- * "compensatable", "attempts": 10, "deadline": "30s"}], "isolation": "read committed", "deadline": "30s", "lock_timeout":
- * "5s", "gid_form": "readable"}
+ * "compensatable", "attempts": 10, "deadline": "30s"}], "isolation": "read committed", "deadline": "30s",
+ * "lock_timeout": "5s", "gid_form": "readable"}
  *
  * Whatever is not known, of the wrong type, too large or not allowed is refused with a code, one line of text and the
  * path of the offending value ("steps[1].do.args[0]"). `undo`, `kind` and a step's own `attempts` and
  * `deadline` are checked like `do` and have no effect in a 2pc transaction.
  *
- * "mode": "saga": steps run in the order of the document unless one says `after`; kinds are settled here, and what would
- * leave a saga without a way forward or back is refused: a step that cannot be undone before one that may still say no, a
- * second pivot, a step beside the pivot. `undo` may refer to its own step and to steps before it.
+ * "mode": "saga": steps run in the order of the document unless one says `after`; kinds are settled here, and what
+ * would leave a saga without a way forward or back is refused: a step that cannot be undone before one that may still
+ * say no, a second pivot, a step beside the pivot. `undo` may refer to its own step and to steps before it.
+ *
+ * A saga's step may be at an HTTP service instead of a participant: {"call": "payments", "do": {"path": "/charges",
+ * "body":
+ * {"amount": 30, "order": {"ref": "order.rows.0.id"}}}, "undo": {"path": "/charges/undo"}}. A field of `body` reads
+ * like an argument of `args`; what the service answered is referred to as NAME.result.FIELD.FIELD.
  *
  * Pure but for memory: no file, socket, clock or log. The parsed document owns the JSON tree; SQL and string arguments
  * point into it, so that nothing is copied between the request's body and the frame to the agent.
@@ -32,21 +37,24 @@
 #include "lockstep/status.h"
 
 enum document_arg_kind { DOCUMENT_ARG_NULL, DOCUMENT_ARG_TEXT, DOCUMENT_ARG_REF };
-enum document_ref_kind { DOCUMENT_REF_CELL, DOCUMENT_REF_ROWS_AFFECTED };
+enum document_ref_kind { DOCUMENT_REF_CELL, DOCUMENT_REF_ROWS_AFFECTED, DOCUMENT_REF_RESULT };
 
 struct document_arg {
     enum document_arg_kind kind;
     enum document_ref_kind ref_kind;
-    const char *text;  /* TEXT: what the parameter holds; REF: the column of a CELL */
-    char *owned;       /* text of {"json": ...}, freed with the document */
-    uint32_t ref_step; /* REF: an earlier step */
-    uint32_t ref_row;  /* CELL */
-    char number[24];   /* text of an integer */
+    const char *text;   /* TEXT: what the parameter holds; REF: the column of a CELL, the fields of a RESULT */
+    char *owned;        /* text of {"json": ...}, freed with the document */
+    uint32_t ref_step;  /* REF: an earlier step */
+    uint32_t ref_row;   /* CELL */
+    char number[24];    /* text of an integer */
+    const char *field;  /* of a call's body: its name, and */
+    const json_t *json; /* unless it is a REF, its value */
 };
 
 struct document_step {
     const char *name; /* NULL when it has none */
-    const char *sql;
+    const char *sql;  /* NULL: a call, or no "undo" */
+    const char *path; /* of a call */
     struct document_arg *args;
     uint32_t arg_count;
     uint32_t expect_rows;
@@ -57,7 +65,8 @@ struct document_step {
 
 /* What a saga needs beside that; kinds are always settled. */
 struct document_saga_step {
-    struct document_step undo; /* sql NULL: it has none */
+    const char *service;       /* NULL: a participant's; of a call, then its spec's branch says nothing */
+    struct document_step undo; /* sql and path NULL: it has none */
     enum saga_kind kind;
     bool has_kind;
     uint32_t attempts;    /* 0: the policy's */
@@ -92,13 +101,15 @@ struct document_limits {
     /* Registry number of a participant, 0 when nobody of that name ever joined. */
     uint32_t (*participant)(void *context, const char *name);
     void *context;
+    /* Is there a service of this name? NULL: none. */
+    bool (*service)(void *service_context, const char *name);
+    void *service_context;
 };
 
 #define DOCUMENT_PATH_MAX 192
 struct document_error {
-    const char
-        *code; /* constant: "invalid_json", "unknown_field", "missing_field", "wrong_type", "invalid_value",
-                  "too_large", "unknown_participant", "statement_not_allowed", "not_available", "no_memory" */
+    const char *code; /* constant: "invalid_json", "unknown_field", "missing_field", "wrong_type", "invalid_value",
+                         "too_large", "unknown_participant", "unknown_service", "statement_not_allowed", "no_memory" */
     char message[LS_ERROR_TEXT_MAX];
     char path[DOCUMENT_PATH_MAX]; /* "" for the document itself */
 };

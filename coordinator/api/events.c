@@ -1,6 +1,6 @@
 /*
- * events.c: what only the agents know: events, the path of a choreographed saga, their dead letters. The coordinator asks one of them or all, waits,
- * and puts the answers together. Nothing here is in the way of an event.
+ * events.c: what only the agents know: events, the path of a choreographed saga, their dead letters. The coordinator
+ * asks one of them or all, waits, and puts the answers together. Nothing here is in the way of an event.
  */
 
 #include <event2/buffer.h>
@@ -131,7 +131,8 @@ static int answer_letters(struct inquiry *inquiry) {
         json_array_foreach(list, index, letter) {
             const char *id = json_string_value(json_object_get(letter, "id"));
             (void)json_object_set_new(letter, "participant", json_string(name_of(inquiry, part)));
-            (void)json_object_set_new(letter, "id", json_sprintf("%s/%s", name_of(inquiry, part), id == NULL ? "" : id));
+            (void)json_object_set_new(letter, "id",
+                                      json_sprintf("%s/%s", name_of(inquiry, part), id == NULL ? "" : id));
             char *text = json_dumps(letter, JSON_COMPACT);
             if (text != NULL) {
                 out_json(out, NULL, text, strlen(text));
@@ -251,7 +252,8 @@ static void ask(struct conn *conn, struct evhttp_request *http, uint32_t partici
                 const char *word) {
     struct api *api = conn->listener->api;
     struct registry *registry = api->host->registry;
-    uint32_t from = participant != 0 ? participant : 1, upto = participant != 0 ? participant : registry_highest(registry);
+    uint32_t from = participant != 0 ? participant : 1,
+             upto = participant != 0 ? participant : registry_highest(registry);
     struct request *request = request_new(conn, http, REQUEST_INQUIRY);
     struct inquiry *inquiry = calloc(1, sizeof *inquiry);
     struct part *parts = calloc(upto - from + 2, sizeof *parts);
@@ -306,7 +308,8 @@ void handle_events(struct conn *conn, struct evhttp_request *http, const struct 
     if (participant == 0) {
         reply_error(conn, http, query->participant == NULL ? 400 : 404,
                     query->participant == NULL ? "bad_query" : "unknown_participant",
-                    query->participant == NULL ? "participant: whose events?" : "no participant of that name ever joined");
+                    query->participant == NULL ? "participant: whose events?"
+                                               : "no participant of that name ever joined");
         return;
     }
     Lockstep__Ask body = LOCKSTEP__ASK__INIT;
@@ -359,7 +362,8 @@ void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry
     size_t fields = (id != NULL ? 1u : 0u) + (reason != NULL ? 1u : 0u);
     size_t name_length = id == NULL ? 0 : strcspn(id, "/");
     char name[LS_PARTICIPANT_MAX + 1];
-    if (id == NULL || json_object_size(root) != fields || strlen(id) > LS_REASON_MAX || name_length > LS_PARTICIPANT_MAX) {
+    if (id == NULL || json_object_size(root) != fields || strlen(id) > LS_REASON_MAX ||
+        name_length > LS_PARTICIPANT_MAX) {
         reply_error(conn, http, 400, "invalid_value", "expected {\"id\": \"participant/...\", \"reason\": \"...\"}");
         json_decref(root);
         return;

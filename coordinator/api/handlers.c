@@ -84,6 +84,10 @@ static uint32_t participant_number(void *context, const char *name) {
     return participant == NULL ? 0 : participant->number;
 }
 
+static bool is_service(void *context, const char *name) {
+    return coordinator_conf_service(context, name) != NULL;
+}
+
 static void reply_document_error(struct conn *conn, struct evhttp_request *http, enum ls_status status,
                                  const struct document_error *error) {
     answer_error(conn->listener->api, error->code, error->path, true, "%s", error->message);
@@ -204,6 +208,8 @@ static void handle_run(struct conn *conn, struct evhttp_request *http) {
         .saga_deadline_ms = conf->saga_deadline_ms,
         .participant = participant_number,
         .context = api->host->registry,
+        .service = is_service,
+        .service_context = &api->host->conf,
     };
     struct document *document;
     struct document_error error;
@@ -427,11 +433,13 @@ static void handle_get_events(struct conn *conn, struct evhttp_request *http) {
     wanted.type = evhttp_find_header(&query, "type");
     wanted.key = evhttp_find_header(&query, "key");
     if ((wanted.type != NULL && (wanted.type[0] == '\0' || strlen(wanted.type) > LS_EVENT_TYPE_MAX)) ||
-        (wanted.key != NULL && (wanted.key[0] == '\0' || strlen(wanted.key) > LS_EVENT_KEY_MAX || !text_utf8_valid(wanted.key, strlen(wanted.key))))) {
+        (wanted.key != NULL && (wanted.key[0] == '\0' || strlen(wanted.key) > LS_EVENT_KEY_MAX ||
+                                !text_utf8_valid(wanted.key, strlen(wanted.key))))) {
         (void)bad_parameter(conn, http, &query, "type: 1 to 64 bytes; key: 1 to 200 bytes of UTF-8");
         return;
     }
-    if (wanted.type != NULL && wanted.type[strspn(wanted.type, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] != '\0') {
+    if (wanted.type != NULL &&
+        wanted.type[strspn(wanted.type, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] != '\0') {
         (void)bad_parameter(conn, http, &query, "type: letters, digits, '_', '.' and '-'");
         return;
     }

@@ -54,9 +54,8 @@ struct listener {
     struct api *api;
     bool tls;
     struct evhttp *http;
-    struct evhttp_bound_socket *socket;
     unsigned connections;
-    bool paused; /* at limits.connections: the backlog waits */
+    struct acceptor *acceptor; /* held at limits.connections: the backlog waits */
 };
 
 enum request_kind {

@@ -80,14 +80,11 @@ static void add_escaped(struct out *out, const char *value, size_t length) {
         }
         add(out, value + plain, i - plain);
         plain = i + 1;
-        char escape[6] = {'\\', (char)c, 0, 0, 0, 0};
+        const char escape[2] = {'\\', (char)c}, code[6] = {'\\', 'u', '0', '0', hex[c >> 4], hex[c & 15]};
         if (c >= 0x20) {
-            add(out, escape, 2);
-        } else {
-            memcpy(escape + 1, "u00", 3);
-            escape[4] = hex[c >> 4];
-            escape[5] = hex[c & 15];
             add(out, escape, sizeof escape);
+        } else {
+            add(out, code, sizeof code);
         }
     }
     add(out, value + plain, length - plain);

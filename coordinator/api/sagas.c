@@ -90,7 +90,11 @@ static void add_step(struct api *api, const struct document *document, const str
     if (document->steps[index].name != NULL) {
         out_string(out, "name", document->steps[index].name);
     }
-    out_string(out, "on", participant_name(api, step->participant));
+    if (step->call) {
+        out_string(out, "call", document->saga_steps[index].service);
+    } else {
+        out_string(out, "on", participant_name(api, step->participant));
+    }
     out_string(out, "kind", saga_kind_name(step->kind));
     out_string(out, "state", saga_known_name(step->known));
     out_u64(out, "attempts", step->attempts);
@@ -192,6 +196,9 @@ static void add_logged_steps(struct request *request, const Lockstep__LogSagaEnd
         }
         if (json_is_string(json_object_get(of, "on"))) {
             out_string(out, "on", json_string_value(json_object_get(of, "on")));
+        }
+        if (json_is_string(json_object_get(of, "call"))) {
+            out_string(out, "call", json_string_value(json_object_get(of, "call")));
         }
         out_string(out, "state",
                    saga_known_name(step->known < SAGA_KNOWN_COUNT ? (enum saga_known)step->known : SAGA_SENT));

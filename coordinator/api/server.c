@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/acceptor.h"
 #include "common/daemon.h"
 #include "common/diag.h"
 #include "coordinator/api/internal.h"
@@ -60,13 +61,8 @@ static void idle_add(struct conn *conn) {
 }
 
 static void pause_or_resume(struct listener *listener) {
-    bool full = listener->connections >= listener->api->host->conf.connections_max;
-    if (full == listener->paused || listener->socket == NULL) {
-        return;
-    }
-    struct evconnlistener *socket = evhttp_bound_socket_get_listener(listener->socket);
-    if ((full ? evconnlistener_disable(socket) : evconnlistener_enable(socket)) == 0) {
-        listener->paused = full;
+    if (listener->acceptor != NULL) {
+        acceptor_hold(listener->acceptor, listener->connections >= listener->api->host->conf.connections_max);
     }
 }
 
@@ -310,16 +306,17 @@ static enum ls_status listener_start(struct api *api, struct listener *listener,
     set_limits(listener);
     evhttp_set_bevcb(listener->http, on_accepted, listener);
     evhttp_set_gencb(listener->http, on_request, listener);
-    listener->socket = evhttp_accept_socket_with_handle(listener->http, fd);
-    if (listener->socket == NULL) {
+    struct evhttp_bound_socket *bound = evhttp_accept_socket_with_handle(listener->http, fd);
+    if (bound == NULL) {
         (void)close(fd);
         return ls_fail(err, LS_ERR_NOMEM, "the HTTP server cannot listen");
     }
     /* Without memory libevent makes a listener that never listens; enabling it again tells. */
-    if (evconnlistener_enable(evhttp_bound_socket_get_listener(listener->socket)) != 0) {
+    struct evconnlistener *socket = evhttp_bound_socket_get_listener(bound);
+    if (evconnlistener_enable(socket) != 0) {
         return ls_fail(err, LS_ERR_NOMEM, "the HTTP server's listener cannot be enabled");
     }
-    return LS_OK;
+    return acceptor_new(api->host->base, socket, tls ? "api" : "api socket", &listener->acceptor, err);
 }
 
 enum ls_status api_new(struct host *host, int tls_fd, SSL_CTX *tls, int unix_fd, struct api **ret_api,
@@ -360,7 +357,8 @@ void api_free(struct api *api) {
     }
     struct listener *listeners[] = {&api->https, &api->local};
     for (size_t i = 0; i < 2; i++) {
-        listeners[i]->socket = NULL; /* freed with its server; nothing is to be paused any more */
+        acceptor_free(listeners[i]->acceptor);
+        listeners[i]->acceptor = NULL; /* nothing is to be held any more */
         if (listeners[i]->http != NULL) {
             evhttp_free(listeners[i]->http); /* closes every connection */
         }

@@ -191,6 +191,7 @@ struct engine_event {
             const struct txn_branch_id *kept_branches;
             uint32_t kept_branch_count; /* KEPT_COMMIT */
             bool history_changed;       /* the server's timeline or system id is not what this log last saw there */
+            bool vanished;              /* remembered by the agent, and prepared there no more */
         } inquiry;
         struct {
             uint32_t epoch;
@@ -225,7 +226,8 @@ enum verdict {
     VERDICT_IS_ABORT,
     VERDICT_IS_STRANGER,
     VERDICT_IS_FOREIGN,
-    VERDICT_IS_HUMAN
+    VERDICT_IS_HUMAN,
+    VERDICT_IS_FORGOTTEN
 };
 
 enum effect_kind {

@@ -9,7 +9,8 @@
  * an earlier epoch it is given only when every participant has accepted this log, or presume_wait has passed; until
  * then: pending, ask again.
  *   4. No record because the log no longer goes back that far: aborted while the server's history is the one this log
- * knows; on a changed history an old branch may have risen from the dead: a human looks.
+ * knows; on a changed history an old branch may have risen from the dead: a human looks. What is not prepared any more
+ * (an agent that was away remembers its vote; another has finished the branch since) is neither: forgotten.
  *   5. An epoch or sequence that this log has never handed out: this log is not the newest. Stop, 78.
  */
 #include <assert.h>
@@ -49,7 +50,10 @@ static enum verdict verdict_from_log(const struct engine_event *event) {
     case KEPT_NONE:
         return VERDICT_IS_ABORT;
     case KEPT_BEYOND_HORIZON:
-        return event->inquiry.history_changed ? VERDICT_IS_HUMAN : VERDICT_IS_ABORT;
+        if (event->inquiry.history_changed) {
+            return VERDICT_IS_HUMAN;
+        }
+        return event->inquiry.vanished ? VERDICT_IS_FORGOTTEN : VERDICT_IS_ABORT;
     case KEPT_NOT_YET:
         return VERDICT_IS_PENDING; /* the sweep asks again */
     case KEPT_FUTURE:

@@ -32,6 +32,11 @@
  *
  * Compensation runs against the order of dependencies: a step is undone when every step that depends on it is settled.
  * Cancels have no effect of their own and go out at once.
+ *
+ * A call to an HTTP service has no barrier row that we could read or cancel. What is different for it:
+ *   backward, its `undo` is sent whatever is known of it, in its place in the order; the service undoes if it has done,
+ * and remembers if it has not; a pivot that is a call and did not answer is asked by the same `do` again, whose key
+ * makes it run once: if it happens now, the saga goes on; a business error is its final no.
  */
 #include "coordinator/core/saga.h"
 
@@ -215,6 +220,7 @@ static bool copy_steps(struct saga *s, const struct saga_spec *spec) {
         to->attempts_max = from->attempts;
         to->referenced = from->referenced;
         to->undo_refers = from->undo_refers;
+        to->call = from->call;
         to->after = next;
         to->after_count = from->after_count;
         for (uint32_t a = 0; a < from->after_count; a++) {
@@ -553,7 +559,8 @@ static void stick(struct sagas *m, struct saga *s) {
 static void abandon_forward(struct sagas *m, struct saga *s) {
     for (uint32_t i = 0; i < s->step_count; i++) {
         struct saga_step *step = &s->steps[i];
-        if (step->op == SAGA_OP_DO) {
+        bool asked = step->call && step->kind == SAGA_PIVOT; /* its answer is what everybody waits for */
+        if (step->op == SAGA_OP_DO && !asked) {
             struct saga_effect *effect = emit(m, SAGA_FX_ABANDON, s);
             effect->step = i;
             effect->attempt = step->attempt;
@@ -638,7 +645,7 @@ static void go_turn(struct sagas *m, struct saga *s, uint64_t *next_us) {
     if (pivot == NULL) {
         log_move(m, s, SAGA_COMPENSATING);
     } else if (pivot->op == SAGA_OP_NONE && is_due(m, pivot, next_us)) {
-        send(m, s, pivot, SAGA_OP_CANCEL);
+        send(m, s, pivot, pivot->call ? SAGA_OP_DO : SAGA_OP_CANCEL);
     }
 }
 
@@ -647,7 +654,7 @@ static bool may_undo(const struct saga *s, uint32_t index) {
     for (uint32_t i = 0; i < s->step_count; i++) {
         const struct saga_step *other = &s->steps[i];
         if (s->steps[index].undo_refers && other->kind == SAGA_COMPENSATABLE && other->known == SAGA_SENT &&
-            !other->skip_undo) {
+            !other->skip_undo && !other->call) {
             return false; /* its compensation needs what others returned, and the answer to their cancel brings that */
         }
         for (uint32_t a = 0; a < other->after_count && i > index; a++) {
@@ -667,10 +674,11 @@ static void go_back(struct sagas *m, struct saga *s, uint64_t *next_us) {
             continue;
         }
         all = false;
-        if (step->op != SAGA_OP_NONE || (step->known == SAGA_DONE && !may_undo(s, i)) || !is_due(m, step, next_us)) {
+        bool undo = step->known == SAGA_DONE || step->call;
+        if (step->op != SAGA_OP_NONE || (undo && !may_undo(s, i)) || !is_due(m, step, next_us)) {
             continue;
         }
-        send(m, s, step, step->known == SAGA_DONE ? SAGA_OP_UNDO : SAGA_OP_CANCEL);
+        send(m, s, step, undo ? SAGA_OP_UNDO : SAGA_OP_CANCEL);
     }
     if (all) {
         log_move(m, s, SAGA_COMPENSATED);
@@ -857,6 +865,12 @@ static void attempt_failed(struct sagas *m, struct saga *s, struct saga_step *st
 static void business_error(struct sagas *m, struct saga *s, struct saga_step *step, const struct saga_event *event) {
     uint32_t index = (uint32_t)(step - s->steps);
     bool forward = s->state == SAGA_RUNNING && s->ticket == 0 && !s->turning;
+    if (step->call && step->kind == SAGA_PIVOT && s->state == SAGA_RUNNING) {
+        set_known(m, step, SAGA_CANCELLED); /* no row can say so later */
+        if (s->turning) {
+            return; /* what it turned for stays the cause */
+        }
+    }
     if (!forward) {
         attempt_failed(m, s, step, SAGA_OP_DO, SAGA_ERROR_BUSINESS, event); /* behind the pivot there is no way back */
         return;

@@ -66,6 +66,7 @@ struct saga_step_spec {
     const uint16_t *after; /* earlier steps */
     bool referenced;       /* a later step, or a compensation, uses what it returned */
     bool undo_refers;      /* its compensation uses what other steps returned */
+    bool call;             /* at an HTTP service: no barrier row that could be cancelled, see saga.c */
 };
 
 struct saga_spec {
@@ -79,7 +80,7 @@ struct saga_step {
     enum saga_kind kind;
     uint16_t after_count;
     const uint16_t *after;
-    bool referenced, undo_refers;
+    bool referenced, undo_refers, call;
     /* state */
     enum saga_known known;
     enum saga_op op;         /* in flight */
@@ -211,28 +212,28 @@ struct saga_effects {
     size_t count, capacity;
 };
 
-struct sagas;
+struct sagas; /* the machine with all of them: m */
 
 /* `seed`: of the jitter. NULL when memory is short. */
 struct sagas *sagas_new(uint32_t epoch, uint64_t seed);
-void sagas_free(struct sagas *sagas);
+void sagas_free(struct sagas *m);
 
 /* A saga ready for SAGA_EV_BEGIN or SAGA_EV_RECOVER, which then cannot fail. NULL when memory is short. */
-struct saga *saga_new(struct sagas *sagas, uint32_t epoch, uint64_t sequence, const struct saga_spec *spec);
+struct saga *saga_new(struct sagas *m, uint32_t epoch, uint64_t sequence, const struct saga_spec *spec);
 /* Of one that was not handed in. NULL is fine. */
 void saga_free(struct saga *saga);
 /* Remembers a failed attempt, also when the host fills in what the log kept. */
 void saga_remember(struct saga *saga, const struct saga_failure *failure);
 
-void saga_step(struct sagas *sagas, const struct saga_event *event, struct saga_effects *effects);
+void saga_step(struct sagas *m, const struct saga_event *event, struct saga_effects *effects);
 void saga_effects_free(struct saga_effects *effects);
-uint64_t saga_next_timer(const struct sagas *sagas);
+uint64_t saga_next_timer(const struct sagas *m);
 
 /* NULL when it is not open. */
-struct saga *saga_find(const struct sagas *sagas, uint32_t epoch, uint64_t sequence);
+struct saga *saga_find(const struct sagas *m, uint32_t epoch, uint64_t sequence);
 /* The open ones in order of arrival: pass NULL first. */
-const struct saga *saga_next(const struct sagas *sagas, const struct saga *previous);
-size_t saga_count(const struct sagas *sagas);
+const struct saga *saga_next(const struct sagas *m, const struct saga *previous);
+size_t saga_count(const struct sagas *m);
 
 /* NULL: an operator may do this now. Otherwise the words why not. */
 const char *saga_may(const struct saga *saga, enum saga_act act);
@@ -249,6 +250,6 @@ const char *saga_transition(enum saga_state from, enum saga_state to);
 const char *saga_known_transition(enum saga_known from, enum saga_known to);
 
 /* Asserts every invariant. For tests and the simulator. */
-void saga_check(const struct sagas *sagas);
+void saga_check(const struct sagas *m);
 
 #endif

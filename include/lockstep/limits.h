@@ -48,6 +48,10 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_PING_INTERVAL_MS 1000u
 #define LS_PEER_DEAD_MS 5000u
 
+/* ---- listeners: a connection that cannot be accepted (no descriptor, no memory) waits in the backlog ---- */
+#define LS_ACCEPT_REST_MS 250u  /* the listener tries again after this */
+#define LS_ACCEPT_LOG_MS 60000u /* one line per listener and this */
+
 /* ---- documents and transactions (configurable under `limits:` unless said otherwise) ---- */
 #define LS_DEFAULT_BODY_MAX (1u << 20)          /* limits.body, bytes */
 #define LS_DEFAULT_STATEMENTS_MAX 1000u         /* limits.statements, per transaction */
@@ -68,9 +72,11 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_SAGA_BODY_CEILING (56u << 10)
 #define LS_DEFAULT_SAGAS_MAX 10000u         /* limits.sagas, open ones, dead letters included */
 #define LS_DEFAULT_SAGA_DEADLINE_MS 600000u /* "deadline" of a saga's document: to the point of no return */
-#define LS_SAGA_DEADLINE_MS_MAX (30u * 86400000u)
+#define LS_SAGA_DEADLINE_MS_MAX ((uint64_t)30 * 86400000)
 #define LS_SAGA_ATTEMPTS_MAX 1000u
-#define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u /* limits.lock_timeout */
+#define LS_DEFAULT_CALL_ANSWER_MAX (64u << 10) /* limits.call_answer, bytes of a service's answer */
+#define LS_DEFAULT_CALL_CONNECTIONS 64u        /* calls.connections, to one service at once */
+#define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u       /* limits.lock_timeout */
 #define LS_LOCK_TIMEOUT_MS_MIN 1u
 #define LS_LOCK_TIMEOUT_MS_MAX 3600000u /* cannot be switched off either */
 #define LS_DEFAULT_APPLY_WAIT_MS 5000u  /* limits.apply_wait: wait=applied answers applied:false after it */

@@ -212,6 +212,7 @@ struct agent_prepared {
     const char *owner;
     uint64_t age_ms;
     bool foreign; /* scan: no role that the agent may act as owns it, so it is not from here, whatever its gid says */
+    bool vanished; /* inquiry: voted YES here and not listed any more */
 };
 
 enum agent_verdict { /* numbers of lockstep.proto's Verdict */
@@ -220,7 +221,8 @@ enum agent_verdict { /* numbers of lockstep.proto's Verdict */
                      AGENT_VERDICT_ABORT = 2,
                      AGENT_VERDICT_STRANGER = 3,
                      AGENT_VERDICT_FOREIGN = 4,
-                     AGENT_VERDICT_HUMAN = 5
+                     AGENT_VERDICT_HUMAN = 5,
+                     AGENT_VERDICT_FORGOTTEN = 6
 };
 struct agent_answer_item {
     const char *gid;

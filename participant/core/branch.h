@@ -47,6 +47,7 @@ struct agent_branch {
     bool recovered;       /* no live Work stands behind it */
     bool tell;            /* Done is wanted when it has ended */
     bool from_verdict;    /* a verdict is about one listed transaction; another under the gid is none of its business */
+    bool forgotten;       /* the log no longer knows how it ended: that it committed is no hazard */
     bool nameless;        /* the coordinator called it a stranger: its end says nothing about its name */
     bool other_form;      /* abort of an unknown gtid: the XA form of the gid is to be looked up too */
     bool finish_broke;    /* the last finish was answered by an internal error of the server */

@@ -667,7 +667,10 @@ static void proved_for_abort(struct agent *a, struct agent_branch *b, const stru
         finish_listed(a, b, seen);
         return;
     case AGENT_PROOF_COMMITTED:
-        end(a, b, AGENT_DONE_HAZARD, "aborted, but an outside hand has committed it");
+        if (b->forgotten)
+            end(a, b, AGENT_DONE_COMMITTED, "committed by another agent, longer ago than the coordinator's log remembers");
+        else
+            end(a, b, AGENT_DONE_HAZARD, "aborted, but an outside hand has committed it");
         return;
     case AGENT_PROOF_ABORTED:
     case AGENT_PROOF_LOST: /* not there, and should it rise again, the scan finds it and asks */
@@ -1122,6 +1125,7 @@ static void verdict_on_ours(struct agent *a, struct agent_branch *b, const struc
     b->tell = verdict == AGENT_VERDICT_COMMIT;
     b->from_verdict = true;
     b->nameless = verdict == AGENT_VERDICT_STRANGER;
+    b->forgotten = verdict == AGENT_VERDICT_FORGOTTEN;
     park(a, b); /* its page is about to be read again */
 }
 

@@ -100,13 +100,15 @@ static void send_inquiry(struct agent *a) {
     effect->inquiry.server = a->scan_server;
 }
 
-static void add_item(struct agent *a, const char *gid, uint64_t xid, const char *owner, uint64_t age_ms) {
+static struct agent_prepared *add_item(struct agent *a, const char *gid, uint64_t xid, const char *owner,
+                                       uint64_t age_ms) {
     struct sweep_item *item = &a->items[a->item_count];
     memcpy(item->gid, gid, strlen(gid) + 1);
     memcpy(item->owner, owner, strlen(owner) + 1);
     item->xid = xid;
-    a->item_out[a->item_count++] =
-        (struct agent_prepared){.gid = item->gid, .xid = xid, .owner = item->owner, .age_ms = age_ms};
+    struct agent_prepared *out = &a->item_out[a->item_count++];
+    *out = (struct agent_prepared){.gid = item->gid, .xid = xid, .owner = item->owner, .age_ms = age_ms};
+    return out;
 }
 
 /* Has voted YES, and waits for a word that this link may never bring by itself. */
@@ -121,7 +123,7 @@ static bool ask_about_vanished(struct agent *a) {
          b = b->order_next) {
         if (!waits_too_long(a, b) || b->asked_cycle == a->sweep_cycle) continue;
         b->asked_cycle = a->sweep_cycle;
-        add_item(a, b->gid, b->bound.xid, b->owner, (a->now_us - b->prepared_us) / 1000);
+        add_item(a, b->gid, b->bound.xid, b->owner, (a->now_us - b->prepared_us) / 1000)->vanished = true;
     }
     if (a->item_count == 0) return false;
     send_inquiry(a);
@@ -179,7 +181,7 @@ static void take_rows(struct agent *a, const struct agent_event *event) {
         const struct agent_prepared *row = &event->scan.rows[i];
         if (!a->sweeping) return; /* what was listed has shown that the server lost WAL, and the link is gone */
         if (!unpark(a, row, &event->scan.server) && to_be_asked(a, row))
-            add_item(a, row->gid, row->xid, row->owner, row->age_ms);
+            (void)add_item(a, row->gid, row->xid, row->owner, row->age_ms);
     }
 }
 
@@ -260,6 +262,7 @@ static void act(struct agent *a, const struct sweep_item *item, const struct age
     case AGENT_VERDICT_COMMIT:
     case AGENT_VERDICT_ABORT:
     case AGENT_VERDICT_STRANGER:
+    case AGENT_VERDICT_FORGOTTEN:
         drive_on_verdict(a, item, answer->verdict);
         return;
     }
@@ -272,7 +275,7 @@ void sweep_on_answer(struct agent *a, const struct agent_event *event) {
     for (uint32_t i = 0; same && i < a->item_count; i++)
         same = strcmp(event->answer.items[i].gid, a->items[i].gid) == 0 &&
                event->answer.items[i].xid == a->items[i].xid &&
-               (uint32_t)event->answer.items[i].verdict <= AGENT_VERDICT_HUMAN;
+               (uint32_t)event->answer.items[i].verdict <= AGENT_VERDICT_FORGOTTEN;
     if (!same) {
         link_drop(a, "an Answer that does not answer the Inquiry");
         return;

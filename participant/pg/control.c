@@ -21,8 +21,9 @@
 #include "participant/pg/xid.h"
 
 #define VERSION_MIN 140000
-#define POLL_MS 20
-#define ROUNDS_MAX 500 /* of POLL_MS: ten seconds */
+#define POLL_US 20000L
+#define ROUNDS_MAX 500    /* of POLL_US: ten seconds */
+#define LOOKUP_ROOM 1024u /* beyond twice the names */
 
 struct stop {
     uint64_t op;
@@ -247,9 +248,10 @@ static struct refusal check_login(const struct pg *pg, const struct conn *conn, 
     const char *name = conn_value(item, 0, LOGIN_APPLICATION_NAME), *interval = conn_value(item, 0, LOGIN_CHECK_INTERVAL);
     const char *encoding = conn_value(item, 0, LOGIN_ENCODING), *prepared = conn_value(item, 0, LOGIN_MAX_PREPARED);
     const char *superuser = conn_value(item, 0, LOGIN_SUPERUSER);
-    if (version == NULL || atoi(version) < VERSION_MIN)
+    uint64_t version_number, slots;
+    if (!pg_parse_u64(version, &version_number) || version_number < VERSION_MIN)
         return (struct refusal){"the server is older than PostgreSQL 14", "upgrade it"};
-    if (atoi(pg->control_login.pid) != conn_backend_pid(conn) || name == NULL || strcmp(name, pg->application_name) != 0 ||
+    if (!pg_is_own_session(&pg->control_login, conn) || name == NULL || strcmp(name, pg->application_name) != 0 ||
         interval == NULL || strcmp(interval, "1s") != 0)
         return (struct refusal){"a pooler stands between the agent and PostgreSQL: sessions do not keep what they were started with",
                                 "give the server's own address in database.conninfo"};
@@ -257,7 +259,7 @@ static struct refusal check_login(const struct pg *pg, const struct conn *conn, 
         return (struct refusal){"the server is a standby", "give the primary in database.conninfo, or promote it: SELECT pg_promote()"};
     if (encoding == NULL || strcmp(encoding, "UTF8") != 0)
         return (struct refusal){"the database's encoding is not UTF8", "CREATE DATABASE ... TEMPLATE template0 ENCODING 'UTF8'"};
-    if (prepared == NULL || atoi(prepared) <= 0)
+    if (!pg_parse_u64(prepared, &slots) || slots == 0)
         return (struct refusal){"max_prepared_transactions is 0", "ALTER SYSTEM SET max_prepared_transactions = 200; then restart the server"};
     if (superuser != NULL && strcmp(superuser, "on") == 0)
         return (struct refusal){"the agent's database role is a superuser", "ALTER ROLE ... NOSUPERUSER, or give another user in database.conninfo"};
@@ -402,7 +404,7 @@ static void look_up(struct pg *pg)
     struct lookup *lookup = pg_alloc(sizeof(*lookup));
     lookup->pg = pg;
     lookup->all = strdup(pg->target->hosts);
-    lookup->size = strlen(pg->target->hosts) * 2 + 64 * 16;
+    lookup->size = strlen(pg->target->hosts) * 2 + LOOKUP_ROOM;
     lookup->done = pg_alloc(lookup->size);
     if (lookup->all == NULL)
         abort();
@@ -432,7 +434,7 @@ void control_lock(struct pg *pg, uint64_t op)
 
 static void arm(struct pg *pg, struct event **timer, void (*handler)(evutil_socket_t, short, void *))
 {
-    const struct timeval pause = {.tv_usec = POLL_MS * 1000};
+    const struct timeval pause = {.tv_usec = POLL_US};
     if (*timer == NULL && (*timer = event_new(pg->base, -1, 0, handler, pg)) == NULL)
         abort();
     event_add(*timer, &pause);

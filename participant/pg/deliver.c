@@ -1,12 +1,12 @@
 /*
- * deliver.c: one event to one handler, exactly once: inbox row, handler and whatever it emits are one transaction, on a worker session logged in
- * as the role that has subscribed.
+ * deliver.c: one event to one handler, exactly once: inbox row, handler and whatever it emits are one transaction, on a
+ * worker session logged in as the role that has subscribed.
  *
  *   first pipeline    BEGIN, timeouts, inbox row: `run`, or what is there already
  *   second pipeline   the handler, deferred constraints, synchronous_commit again, COMMIT
  *
- * COMMIT may stand in one pipeline with the handler: the backend of a dead agent may commit late, but then the inbox row is there with the effect, and
- * whoever delivers the event again waits for it and finds it.
+ * COMMIT may stand in one pipeline with the handler: the backend of a dead agent may commit late, but then the inbox
+ * row is there with the effect, and whoever delivers the event again waits for it and finds it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -35,58 +35,50 @@ struct delivery {
     struct delivery *next, **place;
 };
 
-static void finish(struct delivery *delivery)
-{
+static void finish(struct delivery *delivery) {
     struct pg *pg = delivery->pg;
     worker_release(pg, &delivery->branch);
     delivery->done(delivery->context, delivery->result, delivery->sqlstate, delivery->reason);
     *delivery->place = delivery->next;
-    if (delivery->next != NULL)
-        delivery->next->place = delivery->place;
-    if (delivery->late != NULL)
-        event_free(delivery->late);
+    if (delivery->next != NULL) delivery->next->place = delivery->place;
+    if (delivery->late != NULL) event_free(delivery->late);
     free(delivery);
 }
 
-static void on_late(evutil_socket_t fd, short what, void *arg)
-{
+static void on_late(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     finish(arg);
 }
 
-static void finish_late(struct delivery *delivery, enum relay_handled result, const char *sqlstate, const char *reason)
-{
+static void finish_late(struct delivery *delivery, enum relay_handled result, const char *sqlstate,
+                        const char *reason) {
     delivery->result = result;
     snprintf(delivery->sqlstate, sizeof(delivery->sqlstate), "%s", sqlstate);
     text_copy_line(delivery->reason, sizeof(delivery->reason), reason);
     delivery->late = event_new(delivery->pg->base, -1, 0, on_late, delivery);
-    if (delivery->late == NULL)
-        abort();
+    if (delivery->late == NULL) abort();
     event_active(delivery->late, EV_TIMEOUT, 0);
 }
 
 /* A session is only handed on when nothing is open there. */
-static void lost(struct delivery *delivery, struct conn *conn)
-{
-    if (conn != NULL && delivery->branch.session != NULL)
-        delivery->branch.session->dirt = DIRT_BAD;
+static void lost(struct delivery *delivery, struct conn *conn) {
+    if (conn != NULL && delivery->branch.session != NULL) delivery->branch.session->dirt = DIRT_BAD;
     delivery->result = RELAY_UNKNOWN;
     finish(delivery);
 }
 
-static void rolled_back(void *context, struct conn *conn, struct conn_batch *batch)
-{
+static void rolled_back(void *context, struct conn *conn, struct conn_batch *batch) {
     struct delivery *delivery = context;
     if (batch->lost || batch->failed < batch->count || conn_transaction(conn) != PQTRANS_IDLE) {
-        delivery->branch.session->dirt = DIRT_BAD; /* the backend rolls back with its session: it has failed all the same */
+        delivery->branch.session->dirt =
+            DIRT_BAD; /* the backend rolls back with its session: it has failed all the same */
     }
     finish(delivery);
 }
 
 /* Says why, rolls back what is open, then answers. */
-static void failed(struct delivery *delivery, struct conn *conn, const struct conn_item *item)
-{
+static void failed(struct delivery *delivery, struct conn *conn, const struct conn_item *item) {
     delivery->result = RELAY_FAILED;
     snprintf(delivery->sqlstate, sizeof(delivery->sqlstate), "%s", conn_sqlstate(item));
     text_copy_line(delivery->reason, sizeof(delivery->reason), conn_message(item));
@@ -99,8 +91,7 @@ static void failed(struct delivery *delivery, struct conn *conn, const struct co
     conn_end(conn, batch);
 }
 
-static void ended(void *context, struct conn *conn, struct conn_batch *batch)
-{
+static void ended(void *context, struct conn *conn, struct conn_batch *batch) {
     struct delivery *delivery = context;
     const struct conn_item *commit = &batch->items[batch->count - 1];
     bool committed = commit->status == PGRES_COMMAND_OK && strcmp(PQcmdStatus(commit->result), "COMMIT") == 0;
@@ -109,16 +100,14 @@ static void ended(void *context, struct conn *conn, struct conn_batch *batch)
     } else if (batch->failed < batch->count) {
         failed(delivery, conn, &batch->items[batch->failed]);
     } else {
-        if (!committed)
-            delivery->result = RELAY_UNKNOWN; /* a COMMIT that rolls back without an error: again */
+        if (!committed) delivery->result = RELAY_UNKNOWN; /* a COMMIT that rolls back without an error: again */
         /* Crash: inbox row and effect are committed, nobody has been told: it comes again, and finds its row. */
         (void)failpoint_hit(FP_relay_handled);
         finish(delivery);
     }
 }
 
-static void send_handler(struct delivery *delivery, struct conn *conn)
-{
+static void send_handler(struct delivery *delivery, struct conn *conn) {
     const struct pg_delivery *what = &delivery->what;
     char sql[512 + RELAY_HANDLER_MAX], position[24], version[24];
     snprintf(sql, sizeof(sql), SQL_HANDLE, what->handler);
@@ -134,12 +123,10 @@ static void send_handler(struct delivery *delivery, struct conn *conn)
     conn_add(conn, batch, "commit", 0, NULL);
     conn_end(conn, batch);
     /* Crash: the backend goes on by itself; the inbox row is there with the effect, or neither is. */
-    if (failpoint_hit(FP_relay_handler_sent))
-        conn_close(conn, "fault asked for");
+    if (failpoint_hit(FP_relay_handler_sent)) conn_close(conn, "fault asked for");
 }
 
-static void taken(void *context, struct conn *conn, struct conn_batch *batch)
-{
+static void taken(void *context, struct conn *conn, struct conn_batch *batch) {
     struct delivery *delivery = context;
     if (batch->lost) {
         lost(delivery, conn);
@@ -152,8 +139,7 @@ static void taken(void *context, struct conn *conn, struct conn_batch *batch)
     const char *answer = conn_value(&batch->items[batch->count - 1], 0, 0);
     if (answer != NULL && strcmp(answer, "run") == 0) {
         /* Crash: the inbox row stands in an open transaction that falls with its backend. */
-        if (failpoint_hit(FP_relay_before_handler))
-            conn_close(conn, "fault asked for");
+        if (failpoint_hit(FP_relay_before_handler)) conn_close(conn, "fault asked for");
         send_handler(delivery, conn);
         return;
     }
@@ -163,8 +149,7 @@ static void taken(void *context, struct conn *conn, struct conn_batch *batch)
     conn_end(conn, batch);
 }
 
-static void deliver_send(struct pg *pg, struct branch *branch)
-{
+static void deliver_send(struct pg *pg, struct branch *branch) {
     struct delivery *delivery = (struct delivery *)branch;
     const struct pg_delivery *what = &delivery->what;
     struct session *session = branch->session;
@@ -174,10 +159,10 @@ static void deliver_send(struct pg *pg, struct branch *branch)
     snprintf(statement, sizeof(statement), "%" PRIu32, delivery->statement_ms);
     snprintf(idle, sizeof(idle), "%" PRIu32, delivery->statement_ms + IDLE_GRACE_MS);
     const char *times[] = {LOCK_MS, statement, idle};
-    const char *values[] = {pg->secret, what->source, position, what->handler, what->type, what->key, version, what->saga, what->payload};
+    const char *values[] = {pg->secret, what->source, position,   what->handler, what->type,
+                            what->key,  version,      what->saga, what->payload};
     struct conn_batch *batch = conn_begin(session->conn, 4, taken, delivery);
-    if (session->dirt != DIRT_NONE)
-        conn_add(session->conn, batch, SQL_RESET, 0, NULL);
+    if (session->dirt != DIRT_NONE) conn_add(session->conn, batch, SQL_RESET, 0, NULL);
     conn_add(session->conn, batch, SQL_BEGIN_READ_COMMITTED, 0, NULL);
     conn_add(session->conn, batch, SQL_AGAIN, 3, times);
     conn_add(session->conn, batch, SQL_INBOX_TAKE, 9, values);
@@ -185,14 +170,13 @@ static void deliver_send(struct pg *pg, struct branch *branch)
     session->dirt = DIRT_MUCH;
 }
 
-static void deliver_no_session(struct pg *pg, struct branch *branch, const char *reason)
-{
+static void deliver_no_session(struct pg *pg, struct branch *branch, const char *reason) {
     (void)pg;
     finish_late((struct delivery *)branch, RELAY_UNKNOWN, "", reason);
 }
 
-void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statement_ms, pg_delivered_fn *done, void *context)
-{
+void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statement_ms, pg_delivered_fn *done,
+                void *context) {
     struct delivery *delivery = pg_alloc(sizeof(*delivery));
     struct branch *branch = &delivery->branch;
     delivery->pg = pg;
@@ -201,8 +185,7 @@ void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statemen
     delivery->done = done;
     delivery->context = context;
     delivery->next = pg->deliveries;
-    if (delivery->next != NULL)
-        delivery->next->place = &delivery->next;
+    if (delivery->next != NULL) delivery->next->place = &delivery->next;
     delivery->place = &pg->deliveries;
     pg->deliveries = delivery;
     branch->send = deliver_send;
@@ -214,7 +197,8 @@ void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statemen
             worker_acquire(branch, pg);
             return;
         }
-    snprintf(delivery->reason, sizeof(delivery->reason), "database role %s is not one of this agent's `roles`", what->role);
+    snprintf(delivery->reason, sizeof(delivery->reason), "database role %s is not one of this agent's `roles`",
+             what->role);
     finish_late(delivery, RELAY_FAILED, "42501", delivery->reason);
 }
 
@@ -225,8 +209,7 @@ struct parking {
     void *context;
 };
 
-static void parked(void *context, enum pg_query_result result, const struct conn_item *item)
-{
+static void parked(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct parking parking = *(struct parking *)context;
     free(context);
     const char *state = result == PG_QUERY_OK ? conn_value(item, 0, 0) : NULL;
@@ -238,30 +221,27 @@ static void parked(void *context, enum pg_query_result result, const struct conn
         parking.done(parking.context, strcmp(state, "dead") == 0 ? RELAY_DEAD : RELAY_WAITING);
 }
 
-void pg_park(struct pg *pg, const struct pg_delivery *what, const char *sqlstate, const char *reason, uint32_t attempts_max, uint32_t wait_ms,
-             pg_parked_fn *done, void *context)
-{
+void pg_park(struct pg *pg, const struct pg_delivery *what, const char *sqlstate, const char *reason,
+             uint32_t attempts_max, uint32_t wait_ms, pg_parked_fn *done, void *context) {
     struct parking *parking = pg_alloc(sizeof(*parking));
     char position[24], version[24], attempts[12], wait[12];
     snprintf(position, sizeof(position), "%" PRId64, what->position);
     snprintf(version, sizeof(version), "%" PRId64, what->version);
     snprintf(attempts, sizeof(attempts), "%" PRIu32, attempts_max);
     snprintf(wait, sizeof(wait), "%" PRIu32, wait_ms);
-    const char *values[] = {pg->secret, what->source, position, what->handler, what->type,  what->key, version,
-                            what->saga, what->payload, sqlstate, reason,       attempts,   wait};
+    const char *values[] = {pg->secret, what->source,  position, what->handler, what->type, what->key, version,
+                            what->saga, what->payload, sqlstate, reason,        attempts,   wait};
     *parking = (struct parking){done, context};
     /* Crash: nothing is stored of its failure; it comes again. */
     (void)failpoint_hit(FP_relay_before_park);
     pg_query(pg, SQL_INBOX_PARK, 13, values, true, parked, parking);
 }
 
-void deliver_close_all(struct pg *pg)
-{
+void deliver_close_all(struct pg *pg) {
     while (pg->deliveries != NULL) {
         struct delivery *delivery = pg->deliveries;
         pg->deliveries = delivery->next;
-        if (delivery->late != NULL)
-            event_free(delivery->late);
+        if (delivery->late != NULL) event_free(delivery->late);
         free(delivery);
     }
 }

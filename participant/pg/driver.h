@@ -210,7 +210,7 @@ void pg_report(struct pg *pg, int level, const char *what, const char *detail);
 /* Memory for something small; a crash is the shorter way to recovery than running without. */
 void *pg_alloc(size_t size);
 /* Fills an agent_answer from a finished item; strings point into the batch. */
-void pg_item_answer(const struct conn_batch *batch, uint32_t item, const char *expected_tag, struct agent_answer *ret_answer);
+void pg_item_answer(const struct conn_batch *batch, uint32_t index, const char *expected_tag, struct agent_answer *ret_answer);
 bool pg_read_server(const struct conn_item *item, int row, int first_column, struct agent_server *ret_server);
 
 /* target.c */
@@ -218,6 +218,8 @@ enum pg_purpose { PG_PURPOSE_CONTROL, PG_PURPOSE_FINISHER, PG_PURPOSE_WORKER };
 enum ls_status pg_connect(struct pg *pg, enum pg_purpose purpose, const char *user, const struct conn_callbacks *callbacks,
                           void *context, struct conn **ret_conn, struct ls_error *err) LS_MUST_CHECK;
 bool pg_read_login(const struct conn_item *item, struct login *ret_login);
+/* Is the session that answered the one this connection was given? Not behind a pooler. */
+bool pg_is_own_session(const struct login *login, const struct conn *conn);
 void pg_fill_application_name(const char *participant, const char *nonce, char prefix[PG_APPLICATION_NAME_MAX + 1],
                               char name[PG_APPLICATION_NAME_MAX + 1]);
 

@@ -182,11 +182,11 @@ void pg_flush(struct pg *pg)
     lane_flush(pg);
 }
 
-const struct pg_step_result *pg_results(struct pg *pg, uint64_t number, uint32_t *ret_count)
+const struct pg_step_result *pg_results(struct pg *pg, uint64_t branch, uint32_t *ret_count)
 {
-    struct branch *branch = branch_find(pg, number);
-    *ret_count = branch != NULL ? branch->result_count : 0;
-    return branch != NULL ? branch->results : NULL;
+    const struct branch *found = branch_find(pg, branch);
+    *ret_count = found != NULL ? found->result_count : 0;
+    return found != NULL ? found->results : NULL;
 }
 
 /* ---- life */

@@ -1,5 +1,6 @@
 /*
- * query.c: one statement of the agent's own on a finisher, answered by a callback: for the relay, whose statements want no more than that.
+ * query.c: one statement of the agent's own on a finisher, answered by a callback: for the relay, whose statements want
+ * no more than that.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,17 +18,13 @@ struct query {
     char *values[PG_QUERY_VALUES_MAX];
 };
 
-static void query_free(struct query *query)
-{
-    for (int i = 0; i < query->count; i++)
-        free(query->values[i]);
-    if (query->late != NULL)
-        event_free(query->late);
+static void query_free(struct query *query) {
+    for (int i = 0; i < query->count; i++) free(query->values[i]);
+    if (query->late != NULL) event_free(query->late);
     free(query);
 }
 
-static void query_done(void *context, struct conn *conn, struct conn_batch *batch)
-{
+static void query_done(void *context, struct conn *conn, struct conn_batch *batch) {
     (void)conn;
     struct query *query = context;
     struct lane *lane = query->lane;
@@ -35,12 +32,10 @@ static void query_done(void *context, struct conn *conn, struct conn_batch *batc
     enum pg_query_result result = lost ? PG_QUERY_LOST : batch->failed < batch->count ? PG_QUERY_FAILED : PG_QUERY_OK;
     query->done(query->context, result, &batch->items[0]);
     query_free(query);
-    if (!lost)
-        lane_batch_done(lane);
+    if (!lost) lane_batch_done(lane);
 }
 
-static void query_send(struct task *task, struct lane *lane)
-{
+static void query_send(struct task *task, struct lane *lane) {
     struct query *query = (struct query *)task;
     query->lane = lane;
     struct conn_batch *batch = conn_begin(lane->conn, 1, query_done, query);
@@ -48,8 +43,7 @@ static void query_send(struct task *task, struct lane *lane)
     conn_end(lane->conn, batch);
 }
 
-static void on_late(evutil_socket_t fd, short what, void *arg)
-{
+static void on_late(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     struct query *query = arg;
@@ -57,18 +51,16 @@ static void on_late(evutil_socket_t fd, short what, void *arg)
     query_free(query);
 }
 
-static void query_failed(struct task *task, const char *reason)
-{
+static void query_failed(struct task *task, const char *reason) {
     (void)reason;
     struct query *query = (struct query *)task;
     query->late = event_new(task->pg->base, -1, 0, on_late, query);
-    if (query->late == NULL)
-        abort();
+    if (query->late == NULL) abort();
     event_active(query->late, EV_TIMEOUT, 0);
 }
 
-void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done, void *context)
-{
+void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done,
+              void *context) {
     struct query *query = pg_alloc(sizeof(*query));
     query->task.send = query_send;
     query->task.fail = query_failed;
@@ -78,7 +70,6 @@ void pg_query(struct pg *pg, const char *sql, int count, const char *const *valu
     query->sql = sql;
     query->count = count;
     for (int i = 0; i < count; i++)
-        if (values[i] != NULL && (query->values[i] = strdup(values[i])) == NULL)
-            abort();
+        if (values[i] != NULL && (query->values[i] = strdup(values[i])) == NULL) abort();
     lane_submit(pg, &query->task);
 }

@@ -55,10 +55,9 @@ void rows_put_string(struct rows_text *text, const char *value, size_t length)
                 memcpy(out, escape, 2);
                 out += 2;
             } else {
-                memcpy(out, "\\u00", 4);
-                out[4] = digits[c >> 4];
-                out[5] = digits[c & 15];
-                out += 6;
+                const char code[6] = {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
+                memcpy(out, code, sizeof(code));
+                out += sizeof(code);
             }
         }
     }

@@ -102,14 +102,16 @@ static const char *given(const PQconninfoOption *options, const char *keyword)
  * What the service file says where the string is silent. libpq reads it for us when PGSERVICE names it, together with the environment and what is
  * compiled in; what is there without a service too is not the service's word.
  */
-static PQconninfoOption *service_options(const char *service, struct ls_error *err)
+static enum ls_status service_options(const char *service, PQconninfoOption **ret_options, struct ls_error *err)
 {
     PQconninfoOption *plain = PQconndefaults();
+    if (plain == NULL)
+        return ls_fail(err, LS_ERR_NOMEM, "no memory for the connection string");
     (void)setenv("PGSERVICE", service, 1);
     PQconninfoOption *options = PQconndefaults();
     (void)unsetenv("PGSERVICE");
     bool found = false;
-    for (PQconninfoOption *option = options; plain != NULL && option != NULL && option->keyword != NULL; option++) {
+    for (PQconninfoOption *option = options; option != NULL && option->keyword != NULL; option++) {
         const char *default_value = given(plain, option->keyword);
         bool same = option->val == NULL || (default_value != NULL && strcmp(default_value, option->val) == 0);
         found |= !same && strcmp(option->keyword, "service") != 0;
@@ -117,11 +119,12 @@ static PQconninfoOption *service_options(const char *service, struct ls_error *e
             option->val[0] = '\0';
     }
     PQconninfoFree(plain);
-    if (found)
-        return options;
-    PQconninfoFree(options);
-    (void)ls_fail(err, LS_ERR_CONFIG, "connection string: service `%s` is not in the service file", service);
-    return NULL;
+    if (!found) {
+        PQconninfoFree(options);
+        return ls_fail(err, LS_ERR_CONFIG, "connection string: service `%s` is not in the service file", service);
+    }
+    *ret_options = options;
+    return LS_OK;
 }
 
 static enum ls_status take_all(struct pg_target *target, const PQconninfoOption *options, const PQconninfoOption *service,
@@ -144,7 +147,6 @@ enum ls_status pg_target_parse(const char *conninfo, struct pg_target *ret_targe
 {
     struct pg_target target = {0};
     char *message = NULL;
-    enum ls_status status;
     PQconninfoOption *options = PQconninfoParse(conninfo, &message);
     if (options == NULL) {
         char line[LS_ERROR_TEXT_MAX];
@@ -156,9 +158,8 @@ enum ls_status pg_target_parse(const char *conninfo, struct pg_target *ret_targe
     }
     const char *service_name = given(options, "service");
     PQconninfoOption *service = NULL;
-    if (service_name != NULL && (service = service_options(service_name, err)) == NULL)
-        status = LS_ERR_CONFIG;
-    else
+    enum ls_status status = service_name != NULL ? service_options(service_name, &service, err) : LS_OK;
+    if (status == LS_OK)
         status = take_all(&target, options, service, err);
     PQconninfoFree(options);
     PQconninfoFree(service);
@@ -291,4 +292,10 @@ bool pg_read_login(const struct conn_item *item, struct login *ret_login)
     memcpy(login.sync_floor, floor, strlen(floor) + 1);
     *ret_login = login;
     return true;
+}
+
+bool pg_is_own_session(const struct login *login, const struct conn *conn)
+{
+    uint64_t pid;
+    return pg_parse_u64(login->pid, &pid) && pid == (uint64_t)conn_backend_pid(conn);
 }

@@ -143,7 +143,7 @@ static void login_done(void *context, struct conn *conn, struct conn_batch *batc
         conn_close(conn, conn_message(&batch->items[batch->failed]));
     } else if (!pg_read_login(&batch->items[0], &session->login)) {
         conn_close(conn, "the session's identity cannot be read");
-    } else if (atoi(session->login.pid) != conn_backend_pid(conn)) {
+    } else if (!pg_is_own_session(&session->login, conn)) {
         conn_close(conn, "a pooler stands between the agent and PostgreSQL");
     } else {
         session->state = SESSION_IDLE;

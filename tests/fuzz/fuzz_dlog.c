@@ -151,6 +151,7 @@ static void take_image(struct disk *from) {
     }
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): libFuzzer's type of it */
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     struct disk *made = disk_new(1);
@@ -255,7 +256,7 @@ static void damage_one(struct script *script) {
         flip(file, word(script), byte(script));
         return;
     case 1: /* sectors never written */
-        put(file, word(script) & ~511u, zeros, 512 * (1 + byte(script) % 8));
+        put(file, word(script) & ~511u, zeros, (size_t)512 * (1 + byte(script) % 8));
         return;
     case 2: /* bytes of somewhere else */
         put(file, word(script), image[byte(script) % image_files].bytes + (word(script) & 0xf000),

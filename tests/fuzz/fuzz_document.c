@@ -16,8 +16,18 @@ static uint32_t participant(void *context, const char *name) {
     return 0;
 }
 
-static const struct document_limits limits = {
-    .statements = 16, .participants = 4, .deadline_ms = 30000, .lock_timeout_ms = 5000, .participant = participant};
+static bool service(void *context, const char *name) {
+    (void)context;
+    return strcmp(name, "pay") == 0;
+}
+
+static const struct document_limits limits = {.statements = 16,
+                                              .participants = 4,
+                                              .deadline_ms = 30000,
+                                              .saga_deadline_ms = 600000,
+                                              .lock_timeout_ms = 5000,
+                                              .participant = participant,
+                                              .service = service};
 
 static void check_arg(const struct document *document, uint32_t step, const struct document_arg *arg) {
     switch (arg->kind) {
@@ -28,7 +38,8 @@ static void check_arg(const struct document *document, uint32_t step, const stru
         return;
     case DOCUMENT_ARG_REF:
         REQUIRE(arg->ref_step < step && document->steps[arg->ref_step].referenced && document->steps[step].has_ref);
-        REQUIRE(arg->ref_kind == DOCUMENT_REF_ROWS_AFFECTED || (arg->text != NULL && arg->text[0] != '\0'));
+        REQUIRE(arg->ref_kind == DOCUMENT_REF_ROWS_AFFECTED || arg->ref_kind == DOCUMENT_REF_RESULT ||
+                (arg->text != NULL && arg->text[0] != '\0'));
         return;
     }
     REQUIRE(false);
@@ -38,16 +49,20 @@ static void check_step(const struct document *document, uint32_t i) {
     const struct document_step *step = &document->steps[i];
     const struct engine_step_spec *spec = &document->specs[i];
     struct ls_error err;
-    REQUIRE(statement_check(step->sql, strlen(step->sql), &err) == LS_OK);
-    REQUIRE(spec->branch < document->participant_count && spec->after_count <= i);
+    bool call = document->saga_steps[i].service != NULL;
+    REQUIRE(call ? step->sql == NULL && step->path[0] == '/'
+                 : statement_check(step->sql, strlen(step->sql), &err) == LS_OK);
+    REQUIRE((call || spec->branch < document->participant_count) && spec->after_count <= i);
     for (uint32_t n = 0; n < spec->after_count; n++) REQUIRE(spec->after[n] < i);
     for (uint32_t n = 0; n < step->arg_count; n++) check_arg(document, i, &step->args[n]);
 }
 
 static void check(const struct document *document) {
     REQUIRE(document->step_count >= 1 && document->step_count <= limits.statements);
-    REQUIRE(document->participant_count >= 1 && document->participant_count <= limits.participants);
-    REQUIRE(document->deadline_ms >= LS_DEADLINE_MS_MIN && document->deadline_ms <= LS_DEADLINE_MS_MAX);
+    REQUIRE((document->participant_count >= 1 || document->saga_steps[0].service != NULL) &&
+            document->participant_count <= limits.participants);
+    REQUIRE(document->deadline_ms >= LS_DEADLINE_MS_MIN &&
+            document->deadline_ms <= (document->saga ? LS_SAGA_DEADLINE_MS_MAX : LS_DEADLINE_MS_MAX));
     REQUIRE(document->lock_timeout_ms >= LS_LOCK_TIMEOUT_MS_MIN && document->lock_timeout_ms <= LS_LOCK_TIMEOUT_MS_MAX);
     for (uint32_t i = 0; i < document->step_count; i++) check_step(document, i);
 }

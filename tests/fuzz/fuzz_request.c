@@ -16,6 +16,7 @@ static void quiet(int severity, const char *message) {
     (void)severity, (void)message;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): libFuzzer's type of it */
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
     (void)argc, (void)argv;
     event_set_log_callback(quiet);

@@ -28,7 +28,7 @@ static enum ls_status check_behind(const char *prefix, const char *sql, size_t l
     size_t before = strlen(prefix);
     char *longer = malloc(before + length + 1);
     REQUIRE(longer != NULL);
-    memcpy(longer, prefix, before);
+    memcpy(longer, prefix, before); /* NOLINT(bugprone-not-null-terminated-result): bytes, no text */
     if (length > 0) memcpy(longer + before, sql, length);
     enum ls_status status = check(longer, before + length);
     free(longer);

@@ -13,7 +13,7 @@ import subprocess
 import pytest
 
 from harness.base import folder, wait_until
-from harness.programs import Coordinator, authority, environment, program, yaml
+from harness.programs import Agent, Coordinator, authority, environment, program, yaml
 from harness.system import fresh, put, step
 
 NAMES = ("orders", "balance")
@@ -156,6 +156,29 @@ def test_missing_file():
     done = subprocess.run([program("lockstepd"), "--config", "/nonexistent/x.yaml", "--check-config"], env=environment(), capture_output=True,
                           text=True, timeout=20, check=False)
     assert done.returncode == 78 and "/nonexistent/x.yaml" in done.stderr, done
+
+
+@pytest.mark.parametrize("binary", ["lockstepd", "lockstep-agent"])
+def test_no_memory_is_not_a_bad_configuration(binary):
+    """78 is not tried again by the service manager: a shortage of memory is 1. Less and less address space, until the buffer of the file finds none."""
+    coordinator = Coordinator(authority(), "shop")
+    daemon = coordinator if binary == "lockstepd" else Agent("orders", coordinator, "host=/tmp user=agent dbname=x")
+    daemon.write_config()
+
+    def tried(limit):
+        return subprocess.run(["prlimit", f"--as={limit}", program(binary), "--config", daemon.file, "--check-config"], env=environment(),
+                              capture_output=True, text=True, timeout=20, check=False)
+    step_bytes, limit = 128 << 10, 512 << 20
+    good = tried(limit)
+    if good.returncode != 0 and "AddressSanitizer" in good.stderr:
+        pytest.skip("a sanitizer's shadow does not fit into any limit")
+    assert good.returncode == 0, good
+    low = 0
+    while limit - low > step_bytes:  # the least with which it is good
+        middle = (limit + low) // 2
+        low, limit = (low, middle) if tried(middle).returncode == 0 else (middle, limit)
+    done = [tried(limit - step_bytes * i) for i in range(1, 5)]
+    assert {one.returncode for one in done} == {1} and all("memory" in one.stderr for one in done), done
 
 
 @pytest.mark.parametrize("binary", ["lockstepd", "lockstep-agent"])

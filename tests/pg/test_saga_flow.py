@@ -311,7 +311,7 @@ def test_bad_documents(calm):
         ([good, note("balance", "x", "b", after=[]), {"on": "orders", "after": "a", "do": {"sql": "select 1"},
           "undo": {"sql": "select $1", "args": [{"ref": "b.rows_affected"}]}}], "steps[2].undo.args[0]"),
         ([{**good, "attempts": 0}], "steps[0].attempts"),
-        ([{"on": "orders", "call": {"url": "https://example.org"}}], "steps[0].call"),
+        ([{"call": "payments", "do": {"path": "/charges"}}], "steps[0].call"),  # no service is configured
         ([good] * 1001, "steps"),
     ]
     before = calm.admin.metrics().value("lockstepd_sagas_begun_total")

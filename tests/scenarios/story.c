@@ -207,6 +207,8 @@ static const char *verdict_word(enum verdict verdict) {
         return "foreign";
     case VERDICT_IS_HUMAN:
         return "human";
+    case VERDICT_IS_FORGOTTEN:
+        return "forgotten";
     }
     return "?";
 }

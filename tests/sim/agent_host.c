@@ -25,6 +25,7 @@ struct agent_host {
     struct agent *core;
     struct agent_effects effects;
     uint64_t link, armed_us, paused_until_us;
+    uint32_t timeline; /* the newest that its server has shown it */
     Lockstep__Work *works[WORKS_MAX];
     /* step results of the last run of a branch, kept for its vote */
     struct {
@@ -354,6 +355,9 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         snprintf(detail, sizeof detail, "%s %s %s", e->gtid, done_name(e->done.kind),
                  e->done.reason != NULL ? e->done.reason : "");
         trace(world, host, "Done", detail);
+        if (e->done.kind == AGENT_DONE_COMMITTED) {
+            check_done_said(world, e->gtid, host->participant, host->timeline);
+        }
         send_other(world, e);
         return;
     case AEF_SEND_INQUIRY:
@@ -565,6 +569,9 @@ void agent_host_answer(struct world *world, uint32_t participant, uint64_t life,
     if (host == NULL) {
         return;
     }
+    if (event->kind == AEV_DB_IDENTITY && event->identity.ok) {
+        host->timeline = event->identity.server.timeline;
+    }
     if (event->kind == AEV_DB_RUN && event->run.row_count > 0) {
         keep_results(host, event, branch);
     }
@@ -708,6 +715,7 @@ static void start(struct world *world, uint64_t participant, uint64_t life) {
     host->life = life;
     host->alive = true;
     host->armed_us = AGENT_NEVER;
+    host->timeline = 0;
     struct agent_config config;
     agent_config_defaults(&config);
     sim_participant_name(host->participant, config.participant);

@@ -27,6 +27,7 @@ struct branch {
     bool risen;                  /* prepared again by a failover, then finished by an outside hand */
     bool human;                  /* the log cannot say any more: left to an operator */
     bool hazard;                 /* reported */
+    uint32_t lost_timeline;      /* on which its commit is not there any more; 0: none */
     uint64_t told_us, told_life; /* to commit, and nothing was done about it since; 0: not told */
     bool tried;                  /* in that life */
 };
@@ -349,6 +350,16 @@ void check_tried(struct world *world, const char *gtid, uint32_t participant) {
     }
 }
 
+void check_done_said(struct world *world, const char *gtid, uint32_t participant, uint32_t timeline) {
+    const struct txn_book *t = find_gtid(world, gtid);
+    const struct branch *b = t != NULL ? &t->branches[participant] : NULL;
+    if (b != NULL && b->lost_timeline != 0 && b->state != COMMITTED && !b->outside && timeline >= b->lost_timeline) {
+        world_wrong(world,
+                    "p%u says that %s is committed: timeline %u, which its server has shown, has lost that commit",
+                    participant + 1, gtid, b->lost_timeline);
+    }
+}
+
 void check_waited_for(struct world *world, const char *gtid, uint32_t participant) {
     const struct txn_book *t = find_gtid(world, gtid);
     const struct branch *b = t != NULL ? &t->branches[participant] : NULL;
@@ -448,8 +459,8 @@ void check_rolled_back(struct world *world, const char *gtid, uint32_t participa
     }
 }
 
-void check_history_lost(struct world *world, const char *gtid, uint32_t participant, uint64_t xid,
-                        bool prepared_again) {
+void check_history_lost(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared_again,
+                        uint32_t timeline) {
     struct txn_book *t = find_gtid(world, gtid);
     if (t == NULL) {
         return;
@@ -459,6 +470,7 @@ void check_history_lost(struct world *world, const char *gtid, uint32_t particip
                 prepared_again ? " (prepared again)" : "");
     sim_coverage.history_lost++;
     t->excused = b->excused = true;
+    b->lost_timeline = timeline;
     b->state = prepared_again ? PREPARED : NOTHING;
 }
 

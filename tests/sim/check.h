@@ -71,7 +71,8 @@ void check_committed(struct world *world, const char *gtid, uint32_t participant
                      const char *how);
 void check_rolled_back(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared,
                        const char *how);
-void check_history_lost(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared_again);
+void check_history_lost(struct world *world, const char *gtid, uint32_t participant, uint64_t xid, bool prepared_again,
+                        uint32_t timeline);
 void check_outside_hand(struct world *world, const char *gtid, uint32_t participant);
 /* A statement of the branch has committed behind everybody's back. */
 void check_ended_inside(struct world *world, const char *gtid, uint32_t participant);
@@ -79,6 +80,8 @@ void check_ended_inside(struct world *world, const char *gtid, uint32_t particip
  */
 void check_told(struct world *world, const char *gtid, uint32_t participant, uint64_t life);
 void check_tried(struct world *world, const char *gtid, uint32_t participant);
+/* The agent says that its branch is committed. `timeline` is the newest that the server has shown it. */
+void check_done_said(struct world *world, const char *gtid, uint32_t participant, uint32_t timeline);
 void check_waited_for(struct world *world, const char *gtid, uint32_t participant);
 void check_stranger(struct world *world, const char *gid, uint32_t participant, bool ours);
 void check_stranger_finished(struct world *world, const char *gid, uint32_t participant, bool committed,
@@ -92,21 +95,22 @@ enum check_ack { CHECK_ACK_COMMITTED, CHECK_ACK_APPLIED, CHECK_ACK_ABORTED, CHEC
 void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack);
 
 /* Counted over a run, for the report of main.c: what the seeds have covered. */
-#define SIM_COVERAGE(X)                                                                                               \
-    X(transactions)                                                                                                   \
-    X(committed)                                                                                                      \
-    X(aborted)                                                                                                        \
-    X(one_phase)                                                                                                      \
-    X(read_only)                                                                                                      \
-    X(hazards)                                                                                                        \
-    X(strangers)                                                                                                      \
-    X(outside)                                                                                                        \
-    X(history_lost)                                                                                                   \
-    X(coord_crashes)                                                                                                  \
-    X(machine_crashes) X(agent_crashes) X(server_crashes) X(failovers) X(links) X(resets) X(zombie_prepares)          \
-        X(zombie_commits) X(verdict_abort) X(verdict_commit) X(verdict_pending) X(verdict_stranger) X(proofs)         \
-            X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) X(drops) X(cancelled) X(refusals) X(broken)  \
-                X(pauses) X(partitions) X(doubles) X(read_errors) X(drains) X(twins) X(stale_copies) X(stale_refused) \
+#define SIM_COVERAGE(X)                                                                                          \
+    X(transactions)                                                                                              \
+    X(committed)                                                                                                 \
+    X(aborted)                                                                                                   \
+    X(one_phase)                                                                                                 \
+    X(read_only)                                                                                                 \
+    X(hazards)                                                                                                   \
+    X(strangers)                                                                                                 \
+    X(outside)                                                                                                   \
+    X(history_lost)                                                                                              \
+    X(coord_crashes)                                                                                             \
+    X(machine_crashes)                                                                                           \
+    X(agent_crashes) X(server_crashes) X(failovers) X(links) X(resets) X(zombie_prepares) X(zombie_commits)      \
+        X(verdict_abort) X(verdict_commit) X(verdict_pending) X(verdict_stranger) X(proofs) X(settles) X(joined) \
+            X(refused) X(sync_failures) X(log_cuts) X(drops) X(cancelled) X(refusals) X(broken) X(pauses)        \
+                X(partitions) X(doubles) X(read_errors) X(drains) X(twins) X(stale_copies) X(stale_refused)      \
                     X(stale_served) X(stale_verdicts) X(damaged) X(damage_refused)
 struct sim_coverage {
 #define X(name) uint64_t name;

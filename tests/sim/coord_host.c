@@ -1222,6 +1222,7 @@ static enum check_verdict checked(Lockstep__Verdict verdict) {
         sim_coverage.verdict_pending++;
         return CHECK_VERDICT_OTHER;
     case LOCKSTEP__VERDICT__VERDICT_FOREIGN:
+    case LOCKSTEP__VERDICT__VERDICT_FORGOTTEN:
     case _LOCKSTEP__VERDICT_IS_INT_SIZE:
         break;
     }
@@ -1780,7 +1781,7 @@ static void stale_starts(struct world *world, uint64_t a, uint64_t b) {
     if (world->healed) {
         return;
     }
-    bool instead = rng_below(&world->rng, 2) == 0;
+    bool instead = rng_permille(&world->rng, world->options.clone_instead_pm);
     if (instead) {
         world->coord->away = true;
         coord_crash(world, rng_permille(&world->rng, world->options.coord_machine_pm));
@@ -1804,7 +1805,7 @@ static void copy_timer(struct world *world, uint64_t a, uint64_t b) {
         world_after(world, 100 * MS, copy_timer, a, b);
         return;
     }
-    if (rng_below(&world->rng, 2) == 0) {
+    if (rng_permille(&world->rng, world->options.clone_early_pm)) {
         world->copy_wanted = true;
     } else {
         take_copy(world, 4 * SECOND);

@@ -193,6 +193,8 @@ static void sent_again(struct world *world, uint64_t to, uint64_t number) {
         link->again[to] == NULL)
         return;
     sim_coverage.doubles++;
+    world_trace(world, "net", "again", "link %llu p%u towards %s", (unsigned long long)number, link->participant + 1,
+                to == COORD ? "coordinator" : "agent");
     enqueue(world, link, (enum side)to, link->again[to], link->again_size[to]);
     link->again[to] = NULL;
 }

@@ -286,7 +286,7 @@ static void replay(struct world *world, uint32_t number, size_t records) {
         if (xact->branch && !xact->tombstone && (before[i] == XACT_PREPARED || before[i] == XACT_COMMITTED) &&
             (!known || xact->state != before[i])) {
             check_history_lost(world, xact->gtid, xact->participant, xact_xid(i),
-                               known && xact->state == XACT_PREPARED);
+                               known && xact->state == XACT_PREPARED, c->timeline);
         }
     }
 }

@@ -22,9 +22,8 @@
 #define HEAL_AT_LEAST_US \
     (3 * SECOND) /* a sweep must have passed: what the last fault did may not have been noticed by anybody yet */
 
-/* In every third world most kinds of faults are left out, so that the others meet each other undisturbed (swarm
- * testing: Groce and others, 2012). */
-static void focus(struct sim_options *options, struct rng *r) {
+/* Leaves out every kind of fault with this chance in 10. */
+static void calm(struct sim_options *options, struct rng *r, uint64_t chance) {
     uint64_t *const faults[] = {
         &options->coord_crash_ms,  &options->coord_cut_pm,    &options->agent_crash_ms, &options->agent_cut_pm,
         &options->server_crash_ms, &options->all_crash_pm,    &options->failover_ms,    &options->reset_ms,
@@ -34,14 +33,34 @@ static void focus(struct sim_options *options, struct rng *r) {
         &options->stranger_ms,     &options->disk_cut_pm,     &options->disk_fail_pm,   &options->disk_full_pm,
         &options->session_drop_pm, &options->prepare_fail_pm, &options->break_pm,       &options->fail_pm,
         &options->defer_pm,        &options->cancel_pm,       &options->impatient_pm,   &options->retention_ms};
-    if (rng_below(r, 3) != 0) {
-        return;
-    }
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
-        if (rng_below(r, 10) < 7) {
+        if (rng_below(r, 10) < chance) {
             *faults[i] = 0;
         }
     }
+}
+
+/* In every third world most kinds of faults are left out, so that the others meet each other undisturbed (swarm
+ * testing: Groce and others, 2012). */
+static void focus(struct sim_options *options, struct rng *r) {
+    if (rng_below(r, 3) == 0) {
+        calm(options, r, 7);
+    }
+}
+
+/* In every fortieth world nothing else goes wrong than that a copy of the log, taken right before a decision, takes the
+ * coordinator's place while COMMIT is on its way: one branch is committed, another asks the copy. */
+static void log_goes_back(struct sim_options *options, struct rng *r) {
+    if (rng_below(r, 40) != 0) {
+        return;
+    }
+    calm(options, r, 10);
+    options->clone_ms = rng_between(r, 300, 2000);
+    options->clone_early_pm = options->clone_instead_pm = 1000;
+    options->participants = rng_between(r, 3, 4);
+    options->net_us = rng_between(r, 1000, 8000);
+    options->disk_us = options->finish_us = options->statement_us = rng_between(r, 50, 300);
+    options->single_pm = options->read_pm = 0;
 }
 
 /* In every twentieth world servers lose history again and again while the coordinator keeps asking and agents live on:
@@ -71,6 +90,7 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
 #undef BETWEEN
     focus(options, r);
     lose_history(options, r);
+    log_goes_back(options, r);
     if (options->clone_ms !=
         0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
         options->presume_wait_ms = 600000;

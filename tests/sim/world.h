@@ -73,6 +73,8 @@
     X(twin_ms, "mean time until somebody starts a second agent for a participant", O(15, BETWEEN(500, 8000)))   \
     X(clone_ms, "time until a copy of the log is taken, to be started later as if it were the coordinator",     \
       O(15, BETWEEN(500, 10000)))                                                                               \
+    X(clone_early_pm, "copies of the log that are taken right before a decision is written", BETWEEN(0, 1000))  \
+    X(clone_instead_pm, "copies that run instead of the coordinator, not beside it", BETWEEN(0, 1000))          \
     X(pause_ms, "mean time between two pauses of a process (SIGSTOP, a virtual machine that hangs)",            \
       O(30, BETWEEN(1000, 15000)))                                                                              \
     X(clock_pm, "readings of a wall clock that has jumped, here or at a server", O(30, BETWEEN(10, 1000)))      \

@@ -128,6 +128,7 @@ static void out_effect(struct rig *rig, const struct agent_effect *e) {
         for (uint32_t i = 0; i < e->inquiry.count && i < 8; i++) {
             snprintf(rig->asked[i].gid, sizeof(rig->asked[i].gid), "%s", e->inquiry.items[i].gid);
             rig->asked[i].xid = e->inquiry.items[i].xid;
+            rig->asked[i].vanished = e->inquiry.items[i].vanished;
         }
         return;
     case AEF_SEND_KEPT:

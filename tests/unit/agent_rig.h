@@ -34,6 +34,7 @@ struct rig {
     struct {
         char gid[LS_GID_MAX + 1];
         uint64_t xid;
+        bool vanished;
     } asked[8]; /* the items of the last Inquiry */
     uint32_t asked_count;
     char gid[LS_GID_MAX + 1]; /* of the last run, finish or proof */

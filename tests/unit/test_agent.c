@@ -665,6 +665,9 @@ static void an_outside_hand_is_noticed_before_anybody_asks(void **state) {
         {AGENT_VERDICT_ABORT, AGENT_XACT_ABORTED, "forget 1\n"},
         {AGENT_VERDICT_COMMIT, AGENT_XACT_COMMITTED, "done committed 1\nforget 1\n"},
         {AGENT_VERDICT_COMMIT, AGENT_XACT_ABORTED, "alarm\ndone hazard 1\nforget 1\n"},
+        /* This agent was away, another finished the branch, and the log has let go of the decision: nobody's alarm. */
+        {AGENT_VERDICT_FORGOTTEN, AGENT_XACT_COMMITTED, "forget 1\n"},
+        {AGENT_VERDICT_FORGOTTEN, AGENT_XACT_ABORTED, "forget 1\n"},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct rig rig;
@@ -680,6 +683,7 @@ static void an_outside_hand_is_noticed_before_anybody_asks(void **state) {
         event.scan.server = rig.server;
         rig_answer(&rig, AEV_DB_SCAN, event); /* it is not listed any more: asked about all the same */
         rig_expect(&rig, "inquiry 1 xid=11\n");
+        assert_true(rig.asked[0].vanished);
         rig_verdict(&rig, cases[i].verdict);
         rig_expect(&rig, "scan\n");
         rig_answer(&rig, AEV_DB_SCAN, event);

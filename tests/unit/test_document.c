@@ -17,8 +17,17 @@ static uint32_t participant(void *context, const char *name) {
     return 0;
 }
 
-static const struct document_limits limits = {
-    .statements = 4, .participants = 2, .deadline_ms = 30000, .lock_timeout_ms = 5000, .participant = participant};
+static bool service(void *context, const char *name) {
+    (void)context;
+    return strcmp(name, "pay") == 0;
+}
+
+static const struct document_limits limits = {.statements = 4,
+                                              .participants = 2,
+                                              .deadline_ms = 30000,
+                                              .lock_timeout_ms = 5000,
+                                              .participant = participant,
+                                              .service = service};
 static struct document_error error;
 
 static enum ls_status parse(const char *text, struct document **document) {
@@ -329,7 +338,23 @@ static void a_saga_without_a_way_is_refused(void **state) {
         {SAGA(STEP(",\"after\":1") "," STEP("")), "invalid_value", "steps[0].after"},
         {SAGA(STEP(",\"attempts\":0")), "invalid_value", "steps[0].attempts"},
         {SAGA(STEP(",\"deadline\":\"0ms\"")), "invalid_value", "steps[0].deadline"},
-        {SAGA(STEP(",\"call\":{}")), "not_available", "steps[0].call"},
+        {SAGA("{\"call\":{},\"do\":{\"path\":\"/a\"}}"), "wrong_type", "steps[0].call"},
+        {SAGA("{\"call\":\"nobody\",\"do\":{\"path\":\"/a\"}}"), "unknown_service", "steps[0].call"},
+        {SAGA("{\"call\":\"pay\",\"do\":{\"path\":\"/a/..\"}}"), "invalid_value", "steps[0].do.path"},
+        {SAGA("{\"call\":\"pay\",\"do\":{\"path\":\"/a\",\"body\":{\"x\":0.5}}}"), "wrong_type", "steps[0].do.body.x"},
+        {SAGA("{\"call\":\"pay\",\"do\":{\"sql\":\"select 1\"}}"), "unknown_field", "steps[0].do.sql"},
+        {SAGA("{\"call\":\"pay\",\"name\":\"p\",\"do\":{\"path\":\"/a\"},\"undo\":{\"path\":\"/"
+              "b\"}},{\"on\":\"orders\",\"do\":{"
+              "\"sql\":\"select 1\"},\"undo\":{\"sql\":\"select $1\",\"args\":[{\"ref\":\"p.result.id\"}]}}"),
+         "invalid_value", "steps[1].undo.args[0]"},
+        {SAGA("{\"call\":\"pay\",\"name\":\"p\",\"do\":{\"path\":\"/a\"},\"undo\":{\"path\":\"/"
+              "b\",\"body\":{\"x\":{\"ref\":\"p.rows.0."
+              "id\"}}}}"),
+         "invalid_value", "steps[0].undo.body.x"},
+        {SAGA("{\"call\":\"pay\",\"name\":\"p\",\"do\":{\"path\":\"/a\"},\"undo\":{\"path\":\"/"
+              "b\",\"body\":{\"x\":{\"ref\":\"p.resul\"}}}}"),
+         "invalid_value", "steps[0].undo.body.x"},
+        {STEPS("{\"call\":\"pay\",\"do\":{\"path\":\"/a\"}}"), "invalid_value", "steps[0].call"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -377,8 +402,17 @@ static void durations(void **state) {
     assert_int_equal(ms, 30000);
     assert_int_equal(document_duration("1h", &ms), LS_OK);
     assert_int_equal(ms, 3600000);
-    static const char *const bad[] = {"",   "s", "30", "30 s", "-1s", "1.5s", "0x1s", "1S", "99999999999999999999s",
-                                      "1ss", "5124095576031h"}; /* the last is half an hour modulo 2^64 ms */
+    static const char *const bad[] = {"",
+                                      "s",
+                                      "30",
+                                      "30 s",
+                                      "-1s",
+                                      "1.5s",
+                                      "0x1s",
+                                      "1S",
+                                      "99999999999999999999s",
+                                      "1ss",
+                                      "5124095576031h"}; /* the last is half an hour modulo 2^64 ms */
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_int_equal(document_duration(bad[i], &ms), LS_ERR_INVALID);
     assert_int_equal(ms, 3600000);

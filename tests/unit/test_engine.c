@@ -59,6 +59,8 @@ static const char *verdict_name(enum verdict verdict) {
         return "foreign";
     case VERDICT_IS_HUMAN:
         return "human";
+    case VERDICT_IS_FORGOTTEN:
+        return "forgotten";
     }
     return "?";
 }
@@ -256,8 +258,8 @@ static const char *cancel(struct world *w, uint64_t sequence) {
     return step(w, &event);
 }
 
-static const char *inquire(struct world *w, uint32_t epoch, uint64_t sequence, uint32_t number, uint64_t xid,
-                           enum kept_kind kept, bool changed) {
+static const char *inquire_about(struct world *w, uint32_t epoch, uint64_t sequence, uint32_t number, uint64_t xid,
+                                 enum kept_kind kept, bool changed, bool vanished) {
     struct txn_branch_id kept_branch = {
         .participant = number, .system_id = 100 + number, .xid = 1000 + sequence, .gid = "x", .owner = "app"};
     struct engine_event event = {.kind = EV_INQUIRY};
@@ -271,7 +273,13 @@ static const char *inquire(struct world *w, uint32_t epoch, uint64_t sequence, u
     event.inquiry.kept_branches = &kept_branch;
     event.inquiry.kept_branch_count = 1;
     event.inquiry.history_changed = changed;
+    event.inquiry.vanished = vanished;
     return step(w, &event);
+}
+
+static const char *inquire(struct world *w, uint32_t epoch, uint64_t sequence, uint32_t number, uint64_t xid,
+                           enum kept_kind kept, bool changed) {
+    return inquire_about(w, epoch, sequence, number, xid, kept, changed, false);
 }
 
 /* ------------------------------------------------------------------ tests */
@@ -411,6 +419,17 @@ static void inquiries_about_the_past(void **state) {
     assert_string_equal(inquire(w, 2, 9, 1, 1009, KEPT_BEYOND_HORIZON, true), "report; verdict human");
     assert_string_equal(inquire(w, 4, 1, 1, 1001, KEPT_FUTURE, false), "STOP 78");
     assert_string_equal(inquire(w, 3, 1, 1, 1001, KEPT_NONE, false), "STOP 78"); /* a sequence not handed out yet */
+    world_free(w);
+}
+
+/* An agent that was away, and votes that somebody else has seen to since: how they ended the log may not know any more. */
+static void what_vanished_beyond_the_horizon_is_not_called_aborted(void **state) {
+    (void)state;
+    struct world *w = world_new(1, 10);
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_BEYOND_HORIZON, false, true), "verdict forgotten");
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_BEYOND_HORIZON, true, true), "report; verdict human");
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_NONE, false, true), "verdict abort");
+    assert_string_equal(inquire_about(w, 2, 9, 1, 1009, KEPT_COMMIT, false, true), "verdict commit");
     world_free(w);
 }
 
@@ -732,6 +751,100 @@ static void log_space_is_reserved_before_work(void **state) {
     world_free(w);
 }
 
+/* ------------------------------------------------- what sagas need of it */
+
+static enum engine_saga_answer saga_begin(struct world *w, const char *key, const char *document, uint64_t need,
+                                          struct engine_saga *saga) {
+    static const uint32_t numbers[] = {1, 2};
+    *saga = (struct engine_saga){.participants = numbers, .participant_count = 2, .log_need = need};
+    if (key != NULL) {
+        saga->has_key = true;
+        memcpy(saga->key_digest, key, strlen(key));
+        memcpy(saga->document_digest, document, strlen(document));
+    }
+    enum engine_saga_answer answer = engine_saga_begin(w->engine, saga);
+    engine_check(w->engine);
+    return answer;
+}
+
+static void a_saga_is_named_like_a_transaction(void **state) {
+    (void)state;
+    struct world *w = world_new(2, 10);
+    struct engine_saga saga;
+    assert_non_null(strstr(run(w, 1), "accepted t1"));
+    assert_int_equal(saga_begin(w, NULL, NULL, 100, &saga), ENGINE_SAGA_BEGUN);
+    assert_true(saga.epoch == 3 && saga.sequence == 2);
+    assert_non_null(strstr(run(w, 1), "accepted t3"));
+    world_free(w);
+}
+
+/* Its key is in the table of all: whoever comes again gets the saga, whoever comes with another document nothing. */
+static void the_key_of_a_saga(void **state) {
+    (void)state;
+    struct world *w = world_new(2, 10);
+    struct engine_saga saga;
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_BEGUN);
+    uint64_t sequence = saga.sequence;
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_JOINED);
+    assert_true(saga.epoch == 3 && saga.sequence == sequence);
+    assert_int_equal(saga_begin(w, "k", "other", 100, &saga), ENGINE_SAGA_REFUSED);
+    assert_int_equal(saga.why, REFUSE_KEY_MISMATCH);
+    assert_string_equal(run_with(w, 2, "k", "other"), "refused key-mismatch 0");
+    assert_int_equal(saga_begin(w, "l", "d", 100, &saga), ENGINE_SAGA_BEGUN);
+    uint64_t before = sequence + 2;
+    assert_int_equal(saga_begin(w, "m", "d", 100, &saga), ENGINE_SAGA_REFUSED); /* keys_max is 2 */
+    assert_int_equal(saga.why, REFUSE_KEYS_FULL);
+    assert_int_equal(saga_begin(w, NULL, NULL, 100, &saga), ENGINE_SAGA_BEGUN);
+    assert_true(saga.sequence == before); /* what was refused has used no name */
+    const uint8_t unknown[16] = "x", durable[16] = "k";
+    engine_saga_key_durable(w->engine, unknown, 1000);
+    engine_saga_key_durable(w->engine, durable, 1000);
+    struct engine_event event = {.kind = EV_HORIZON};
+    event.horizon.log_position = 2000; /* the log has let go of its begin: so has the table of its key */
+    (void)step(w, &event);
+    assert_int_equal(saga_begin(w, "m", "d", 100, &saga), ENGINE_SAGA_BEGUN);
+    world_free(w);
+}
+
+/* What is kept for sagas is not there for transactions, and comes back. */
+static void room_for_sagas(void **state) {
+    (void)state;
+    struct world *w = world_new(2, 10);
+    struct engine_saga saga;
+    uint64_t need = engine_log_need(2);
+    engine_set_log_room(w->engine, 2 * need);
+    assert_int_equal(saga_begin(w, NULL, NULL, need + 1, &saga), ENGINE_SAGA_BEGUN);
+    assert_string_equal(run(w, 2), "refused log-full 0");
+    assert_int_equal(saga_begin(w, "k", "d", need, &saga), ENGINE_SAGA_REFUSED);
+    assert_int_equal(saga.why, REFUSE_LOG_FULL);
+    assert_false(engine_saga_reserve(w->engine, 3 * need));
+    assert_true(engine_saga_reserve(w->engine, need - 1));
+    engine_saga_release(w->engine, need - 1);
+    engine_saga_release(w->engine, need + 1);
+    engine_saga_adopt(w->engine, 3 * need); /* found in the log: more than there is */
+    assert_string_equal(run(w, 2), "refused log-full 0");
+    engine_saga_release(w->engine, 3 * need);
+    assert_non_null(strstr(run(w, 2), "accepted"));
+    world_free(w);
+}
+
+static void a_saga_begins_with_all_participants_and_not_at_the_end(void **state) {
+    (void)state;
+    struct world *w = world_new(2, 10);
+    struct engine_saga saga;
+    (void)agent(w, EV_AGENT_DOWN, 2, 2);
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_REFUSED);
+    assert_true(saga.why == REFUSE_OFFLINE && saga.participant == 2);
+    (void)join(w, 2, 3, 10);
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_BEGUN);
+    struct engine_event event = {.kind = EV_DRAIN};
+    (void)step(w, &event);
+    assert_int_equal(saga_begin(w, NULL, NULL, 100, &saga), ENGINE_SAGA_REFUSED);
+    assert_int_equal(saga.why, REFUSE_DRAINING);
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_JOINED); /* what is there may be asked for */
+    world_free(w);
+}
+
 static void draining_refuses_and_finishes(void **state) {
     (void)state;
     struct world *w = world_new(2, 10);
@@ -805,6 +918,7 @@ int main(void) {
         cmocka_unit_test(link_lost_after_the_vote_does_not),
         cmocka_unit_test(a_live_transaction_is_never_presumed_aborted),
         cmocka_unit_test(inquiries_about_the_past),
+        cmocka_unit_test(what_vanished_beyond_the_horizon_is_not_called_aborted),
         cmocka_unit_test(nothing_is_presumed_before_all_have_joined),
         cmocka_unit_test(a_deadline_aborts_before_the_decision),
         cmocka_unit_test(decisions_are_repeated_until_answered),
@@ -821,6 +935,10 @@ int main(void) {
         cmocka_unit_test(a_finished_transaction_turns_into_a_hazard),
         cmocka_unit_test(steps_wait_for_each_other),
         cmocka_unit_test(log_space_is_reserved_before_work),
+        cmocka_unit_test(a_saga_is_named_like_a_transaction),
+        cmocka_unit_test(the_key_of_a_saga),
+        cmocka_unit_test(room_for_sagas),
+        cmocka_unit_test(a_saga_begins_with_all_participants_and_not_at_the_end),
         cmocka_unit_test(draining_refuses_and_finishes),
         cmocka_unit_test(recovered_decisions_are_driven),
         cmocka_unit_test(a_long_backlog_is_sent_in_portions),

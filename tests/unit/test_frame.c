@@ -401,8 +401,8 @@ static void bad_votes(void **state) {
     frame.inquiry->items[0]->xid = 0;
     assert_refused("InquiryItem.xid is 0");
     frame = frames[9];
-    frame.answer->items[0]->verdict = (Lockstep__Verdict)6;
-    assert_refused("AnswerItem.verdict has the unknown value 6");
+    frame.answer->items[0]->verdict = (Lockstep__Verdict)7;
+    assert_refused("AnswerItem.verdict has the unknown value 7");
 }
 
 /* One attempt at a saga's step is one message and one transaction, or it is nothing. */

@@ -58,16 +58,17 @@ static struct saga_effects effects;
 static uint64_t now_us, ticket;
 static char told[1024];
 
-/* "c" compensatable, "p" pivot, "r" retriable; each after the one before. */
+/* "c" compensatable, "p" pivot, "r" retriable; large ones are calls; each after the one before. */
 static struct saga *make(const char *kinds) {
     static const uint16_t before[] = {0, 1, 2, 3, 4, 5, 6, 7, 8};
     struct saga_step_spec steps[8];
     uint32_t count = (uint32_t)strlen(kinds);
     for (uint32_t i = 0; i < count; i++) {
         steps[i] = (struct saga_step_spec){.participant = i + 1,
-                                           .kind = kinds[i] == 'c'   ? SAGA_COMPENSATABLE
-                                                   : kinds[i] == 'p' ? SAGA_PIVOT
-                                                                     : SAGA_RETRIABLE,
+                                           .kind = strchr("cC", kinds[i])   ? SAGA_COMPENSATABLE
+                                                   : strchr("pP", kinds[i]) ? SAGA_PIVOT
+                                                                            : SAGA_RETRIABLE,
+                                           .call = strchr("CPR", kinds[i]) != NULL,
                                            .after_count = i > 0,
                                            .after = i > 0 ? &before[i - 1] : NULL};
     }
@@ -120,7 +121,7 @@ static void hand_in(struct saga_event *event, const char *expected) {
 
 static void begin(const char *kinds) {
     struct saga_event event = {.kind = SAGA_EV_BEGIN, .saga = make(kinds)};
-    hand_in(&event, strspn(kinds, "r") == strlen(kinds) ? "log:passed" : "log:running");
+    hand_in(&event, strspn(kinds, "rR") == strlen(kinds) ? "log:passed" : "log:running");
 }
 static void recover(const char *kinds, enum saga_state saved, enum saga_state from) {
     struct saga_event event = {.kind = SAGA_EV_RECOVER, .saga = make(kinds)};
@@ -245,6 +246,55 @@ static void a_late_answer_of_an_abandoned_attempt_is_not_heard(void **state) {
     event.answer.answer = SAGA_ANSWER_DONE;
     hand_in(&event, "");
     answer(0, SAGA_ANSWER_CANCELLED, "log:compensated");
+}
+
+static void a_call_is_undone_whatever_is_known_and_in_its_place(void **state) {
+    (void)state;
+    recover("cCCp", SAGA_COMPENSATING, SAGA_COMPENSATING);
+    tick("cancel:0 undo:2"); /* no row to ask, and an undo has an effect: one behind the other */
+    answer(0, SAGA_ANSWER_DONE, "");
+    answer(2, SAGA_ANSWER_UNDONE, "undo:1");
+    answer(1, SAGA_ANSWER_UNDONE, "undo:0");
+    answer(0, SAGA_ANSWER_UNDONE, "log:compensated");
+}
+
+static void a_call_that_said_no_is_undone_too(void **state) {
+    (void)state;
+    begin("cC");
+    durable("running do:0");
+    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(1, SAGA_ANSWER_ERROR, "log:compensating");
+    durable("compensating undo:1");
+    answer(1, SAGA_ANSWER_UNDONE, "undo:0");
+}
+
+static void an_unknown_call_pivot_is_asked_by_the_same_call(void **state) {
+    (void)state;
+    begin("cPr");
+    durable("running do:0");
+    answer(0, SAGA_ANSWER_DONE, "do:1");
+    cancel(""); /* the answer that is on its way decides */
+    answer_as(1, SAGA_ANSWER_ERROR, "40001", "");
+    now_us = saga_next_timer(machine);
+    tick("do:1");
+    answer(1, SAGA_ANSWER_DONE, "log:passed");
+    durable("passed do:2");
+}
+
+static void a_call_pivot_that_says_no_has_not_happened(void **state) {
+    (void)state;
+    begin("cP");
+    durable("running do:0");
+    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(1, SAGA_ANSWER_ERROR, "log:compensating");
+    durable("compensating undo:0");
+    tear_down(state);
+    assert_int_equal(set_up(state), 0);
+    recover("cP", SAGA_RUNNING, SAGA_RUNNING); /* asked while it wants to turn: the same no */
+    tick("do:0");
+    cancel("abandon:0 do:1");
+    answer(1, SAGA_ANSWER_ERROR, "log:compensating");
+    durable("compensating cancel:0");
 }
 
 /* Fails `count` times with backoff; the last one says `last`. */
@@ -443,6 +493,10 @@ int main(void) {
         T(a_cancel_that_finds_it_done_is_followed_by_the_undo),
         T(an_unknown_pivot_is_asked_before_the_turn),
         T(a_cancelled_pivot_lets_it_turn),
+        T(a_call_is_undone_whatever_is_known_and_in_its_place),
+        T(a_call_that_said_no_is_undone_too),
+        T(an_unknown_call_pivot_is_asked_by_the_same_call),
+        T(a_call_pivot_that_says_no_has_not_happened),
         T(a_late_answer_of_an_abandoned_attempt_is_not_heard),
         T(attempts_end_in_the_dead_letter_queue),
         T(a_compensation_is_tried_longer_then_stuck),

@@ -1,0 +1,59 @@
+/*
+ * web.h: HTTP requests that lockstepd itself makes: calls of sagas (saga_call.h) and alerts (alert.h). libcurl's multi
+ * interface on the host's event loop: nothing blocks, and one service that hangs holds up no other.
+ *
+ * What is never done: following a redirect, using a proxy of the environment, speaking anything but HTTP(S), accepting
+ * a certificate that does not verify, keeping more of an answer than `answer_max`, waiting longer than `timeout_ms`.
+ */
+#ifndef LOCKSTEP_WEB_H
+#define LOCKSTEP_WEB_H
+
+#include <event2/event.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lockstep/status.h"
+
+#define WEB_HEADERS_MAX 8u
+#define WEB_HEAD_BYTES_MAX (64u << 10) /* of all headers of an answer */
+
+struct web;
+struct web_call;
+
+struct web_request {
+    const char *url;
+    const char *headers[WEB_HEADERS_MAX]; /* "Name: value"; the first NULL ends them */
+    const char *body;
+    size_t length, answer_max;
+    uint64_t timeout_ms;
+    const char *ca, *certificate, *key; /* PEM files; NULL: the system's authorities, no certificate */
+};
+
+struct web_answer {
+    int status;     /* 0: there is none */
+    bool whole;     /* all of the body came, and `body` has it */
+    bool too_large; /* of body or headers */
+    bool unreached; /* nobody was there: nothing was sent */
+    const char *body;
+    size_t length;
+    const char *error; /* why it is not whole */
+};
+
+/* Valid during the call only. From the event loop, never from inside of web_post() or web_cancel(). */
+typedef void web_done(void *context, const struct web_answer *answer);
+
+/* `connections`: to one host and port at once; more requests wait, and their time runs. */
+enum ls_status web_new(struct event_base *base, uint32_t connections, struct web **ret_web,
+                       struct ls_error *err) LS_MUST_CHECK;
+/* Requests under way are dropped; nobody hears of them. */
+void web_free(struct web *web);
+/* A POST. Everything is copied. NULL when memory is short. */
+struct web_call *web_post(struct web *web, const struct web_request *request, web_done *done, void *context);
+/* `done` is not called any more. */
+void web_cancel(struct web_call *call);
+
+/* Is this the start of addresses that we would call: http or https, a host, no user, query or fragment? */
+bool web_url_valid(const char *url);
+
+#endif
