@@ -181,7 +181,7 @@ const char pg_schema_relay[] =
     "    return false;\n"
     "  end if;\n"
     "  perform from lockstep.relay r for update;\n"
-    "  select x.* into e from lockstep.event x join lockstep.letter l on l.position = x.position where x.position = id::int8;\n"
+    "  select x.* into e from lockstep.event x join lockstep.letter l on l.position = x.position where x.position = letter_act.id::int8;\n"
     "  if not found then\n"
     "    return false;\n"
     "  end if;\n"

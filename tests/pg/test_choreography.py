@@ -348,6 +348,16 @@ def test_an_event_that_nobody_wants(flow):
     flow.subscribe("stock", (kind, "public.pack"))
     wait_until(lambda: notes(flow, key) == ["1", "2"], 30, lambda: f"delivered after all: {flow.path(key)}")
     assert [entry for entry in flow.letters() if entry["key"] == key] == []
+    flow.emit("orders", "nobody.wants", key, {"n": 3})
+    mine = []
+
+    def unwanted():
+        mine[:] = [entry["id"] for entry in flow.letters() if entry["key"] == key]
+        return mine
+    wait_until(unwanted, 20, "nobody wants the third one")
+    flow.db["orders"].execute("insert into lockstep.terminal values ('nobody.wants') on conflict do nothing")
+    assert command("dlq", "retry", mine[0], coordinator=flow.coordinator).returncode == 0  # a position anew, and now it is the end of something
+    wait_until(lambda: not unwanted(), 20, "it is none any more")
     with flow.db["stock"].connect(user="checkout") as session:
         assert session.execute("select lockstep.off(%s, 'public.pack')", (kind,)).fetchone()[0]
     wait_until(lambda: (kind, "stock") not in routes(flow.db["orders"]), 20, "its subscription has ended")
