@@ -233,9 +233,10 @@ static json_t *payload_json(const struct dumping *d, const struct dlog_record *r
     case DLOG_MARK: {
         Lockstep__LogMark *m = lockstep__log_mark__unpack(NULL, r->length, r->payload);
         o = m == NULL ? NULL
-                      : json_pack("{s:I,s:I,s:I,s:I}", "running_ms", (json_int_t)m->running_ms, "first_segment",
+                      : json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "running_ms", (json_int_t)m->running_ms, "first_segment",
                                   (json_int_t)m->first_segment, "horizon_epoch", (json_int_t)m->horizon_epoch,
-                                  "horizon_sequence", (json_int_t)m->horizon_sequence);
+                                  "horizon_sequence", (json_int_t)m->horizon_sequence, "settled_epoch",
+                                  (json_int_t)m->settled_epoch, "settled_sequence", (json_int_t)m->settled_sequence);
         lockstep__log_mark__free_unpacked(m, NULL);
         break;
     }

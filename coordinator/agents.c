@@ -1009,6 +1009,11 @@ static void on_kept(struct link *link, const Lockstep__Kept *kept) {
     forget.has_token = true;
     forget.token = kept->token;
     forget.sagas = list;
+    if (link->agents->host->settled.epoch != 0) {
+        forget.has_outcome_epoch = forget.has_outcome_sequence = true;
+        forget.outcome_epoch = link->agents->host->settled.epoch;
+        forget.outcome_sequence = link->agents->host->settled.sequence;
+    }
     for (size_t i = 0; i < kept->n_sagas; i++) {
         struct ls_gtid gtid;
         if (parse_ours(link, kept->sagas[i], &gtid) && gtid.participant == 0 &&

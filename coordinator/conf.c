@@ -83,6 +83,19 @@ const struct conf_key coordinator_conf_keys[] = {
     {"calls.key", CONF_STRING, AT(calls_key), NULL, false, 0, PATH_BYTES_MAX, "PEM file: its key (reload)"},
     {"calls.connections", CONF_U32, AT(calls_connections), "64", false, 1, 1024,
      "connections to one service at once; more calls wait, and their time runs"},
+    {"alerts.webhook", CONF_STRING, AT(alerts_webhook), NULL, false, 0, PATH_BYTES_MAX,
+     "http or https address that alerts are posted to, as a Slack-style receiver takes them; default: none (reload)"},
+    {"alerts.secret_file", CONF_STRING, AT(alerts_secret), NULL, false, 0, PATH_BYTES_MAX,
+     "file (0600) with one line of at least 16 bytes: alerts are signed with HMAC-SHA256; default: not signed "
+     "(reload)"},
+    {"alerts.ca", CONF_STRING, AT(alerts_ca), NULL, false, 0, PATH_BYTES_MAX,
+     "PEM file: certificate authorities of the receiver; default: the system's (reload)"},
+    {"alerts.window", CONF_MS, AT(alerts_window_ms), "5min", false, 100, LS_DEADLINE_MS_MAX,
+     "one alert per cause leaves in this time; what comes besides is counted in the next (reload)"},
+    {"alerts.in_doubt", CONF_MS, AT(alerts_in_doubt_ms), "1min", false, 100, LS_DEADLINE_MS_MAX,
+     "a transaction in doubt for longer is an alert (reload)"},
+    {"alerts.timeout", CONF_MS, AT(alerts_timeout_ms), "10s", false, 10, 600000,
+     "of one delivery of an alert (reload)"},
     {"log.segment_size", CONF_BYTES, AT(segment_bytes), "16MiB", false, LS_SEGMENT_BYTES_MIN, LS_SEGMENT_BYTES_MAX,
      "size of new segments of the decision log"},
     {"log.max_size", CONF_BYTES, AT(log_bytes_max), "4GiB", false, (uint64_t)4 * LS_SEGMENT_BYTES_MIN, UINT64_MAX,
@@ -111,6 +124,9 @@ _Static_assert(LS_DEFAULT_DEADLINE_MS == 30000 && LS_DEFAULT_LOCK_TIMEOUT_MS == 
 _Static_assert(LS_DEFAULT_HTTP_IDLE_S == 60 && LS_DEFAULT_CONNECTIONS_MAX == 1024 && LS_DEFAULT_RESEND_MS == 5000,
                "http");
 _Static_assert(LS_DEFAULT_CALL_ANSWER_MAX == 64 << 10 && LS_DEFAULT_CALL_CONNECTIONS == 64, "calls");
+_Static_assert(LS_DEFAULT_ALERT_WINDOW_MS == 300000 && LS_DEFAULT_ALERT_IN_DOUBT_MS == 60000 &&
+                   LS_DEFAULT_ALERT_TIMEOUT_MS == 10000,
+               "alerts");
 _Static_assert(LS_DEFAULT_WAITING_MAX == 1024 && LS_DEFAULT_IN_FLIGHT_MAX == 16384, "admission");
 _Static_assert(LS_DEFAULT_KEYS_MAX == 1000000 && LS_DEFAULT_FINISHED_MAX == 65536, "memory");
 _Static_assert(LS_DEFAULT_SEGMENT_BYTES == 16 << 20 && LS_DEFAULT_RETENTION_S == 86400, "log");
@@ -136,12 +152,17 @@ static enum ls_status check_calls(const struct coordinator_conf *conf, const cha
             return ls_fail(err, LS_ERR_CONFIG, "%s:%u: calls.services: `%.64s` is not a name", file, pair->line,
                            pair->key);
         }
-        if (!web_url_valid(pair->value)) {
+        if (!web_url_valid(pair->value, false)) {
             return ls_fail(
                 err, LS_ERR_CONFIG,
                 "%s:%u: calls.services: expected http:// or https://, a host and perhaps a path, found `%.64s`", file,
                 pair->line, pair->value);
         }
+    }
+    if (is_set(conf->alerts_webhook) &&
+        !web_url_valid(conf->alerts_webhook, true)) { /* it may hold a secret: not shown */
+        return ls_fail(err, LS_ERR_CONFIG,
+                       "%s: alerts.webhook: expected the address of a receiver, http:// or https://", file);
     }
     return is_set(conf->calls_certificate) == is_set(conf->calls_key)
                ? LS_OK
@@ -248,6 +269,12 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
     conf->services = next->services;
     next->services = services;
     conf->call_answer_max = next->call_answer_max;
+    swap_text(&conf->alerts_webhook, &next->alerts_webhook);
+    swap_text(&conf->alerts_secret, &next->alerts_secret);
+    swap_text(&conf->alerts_ca, &next->alerts_ca);
+    conf->alerts_window_ms = next->alerts_window_ms;
+    conf->alerts_in_doubt_ms = next->alerts_in_doubt_ms;
+    conf->alerts_timeout_ms = next->alerts_timeout_ms;
     conf->body_max = next->body_max;
     conf->statements_max = next->statements_max;
     conf->participants_max = next->participants_max;

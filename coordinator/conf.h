@@ -38,6 +38,8 @@ struct coordinator_conf {
     struct conf_map services;                       /* (r) name to base URL */
     char *calls_ca, *calls_certificate, *calls_key; /* (r) */
     uint32_t calls_connections;
+    char *alerts_webhook, *alerts_ca, *alerts_secret;                 /* (r) */
+    uint64_t alerts_window_ms, alerts_in_doubt_ms, alerts_timeout_ms; /* (r) */
     uint32_t waiting_max, in_flight_max, keys_max, finished_max;
     uint64_t resend_ms, presume_wait_ms;
     uint64_t segment_bytes, log_bytes_max, retention_ms;

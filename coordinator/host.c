@@ -15,6 +15,7 @@
 #include "common/failpoint.h"
 #include "common/hash.h"
 #include "coordinator/agents.h"
+#include "coordinator/alert.h"
 #include "coordinator/api/api.h"
 #include "coordinator/claim.h"
 #include "coordinator/coordmsg.h"
@@ -109,6 +110,16 @@ static void log_hazard(struct host *host, const struct engine_effect *effect) {
     size_t length = coordmsg_pack_hazard(effect, payload);
     uint64_t position, end;
     must_append(dlog_append(host->log, DLOG_HAZARD, payload, length, &position, &end), "appending a hazard");
+    struct ls_gtid gtid = {.epoch = effect->hazard.epoch, .sequence = effect->hazard.sequence};
+    char name[LS_GTID_MAX + 1];
+    (void)snprintf(gtid.coordinator, sizeof gtid.coordinator, "%s", host->conf.name);
+    (void)snprintf(gtid.incarnation, sizeof gtid.incarnation, "%s", host->incarnation);
+    ls_gtid_format(&gtid, name);
+    struct alert alert = {.cause = ALERT_HAZARD,
+                          .text = "a branch was finished against the decision, or was lost",
+                          .reason = effect->text};
+    alert.gtid = effect->txn != NULL ? effect->txn->gtid : name;
+    (void)alerts_raise(host->alerts, &alert); /* the log line is the engine's report */
     engine_set_log_room(host->engine, dlog_room(host->log));
     push_ticket(host, effect->ticket, end, false);
     host_force(host);
@@ -166,6 +177,7 @@ enum kept_kind host_find_decision(struct host *host, uint32_t epoch, uint64_t se
 
 /* The writer has synced something, or failed. Nothing else in lockstepd makes
  * EV_LOG_DURABLE. */
+static void on_settled_durable(struct host *host);
 static void on_log_durable(evutil_socket_t fd, short what, void *context) {
     (void)fd;
     (void)what;
@@ -189,6 +201,7 @@ static void on_log_durable(evutil_socket_t fd, short what, void *context) {
         host->ticket_first = (host->ticket_first + 1) % host->ticket_capacity;
         host->ticket_count--;
     }
+    on_settled_durable(host);
     agents_log_durable(host->agents, host->fence.position);
     saga_host_durable(host->sagas, host->fence.position);
     if (some) {
@@ -384,7 +397,80 @@ static void mark_when_idle(struct host *host) {
     }
 }
 
+/* Moves on the horizon of one-participant transactions: behind the window, and below what is not settled. */
+static void move_settled(struct host *host) {
+    struct engine_stats engine;
+    struct dlog_stats log;
+    engine_stats(host->engine, &engine);
+    dlog_get_stats(host->log, &log);
+    uint64_t running_ms = log.running_ms + host_running_ms(host), end;
+    horizon_sample(&host->horizon, running_ms, (struct horizon_name){host->epoch, engine.last_sequence});
+    if (host->settling_end != 0) {
+        return;
+    }
+    struct horizon_name to = horizon_of(&host->horizon, running_ms), oldest;
+    if (engine_oldest_unsettled(host->engine, &oldest.epoch, &oldest.sequence) && !horizon_name_below(to, oldest)) {
+        to = (struct horizon_name){oldest.epoch, oldest.sequence - 1};
+    }
+    if (!horizon_name_below(host->settled, to)) {
+        return;
+    }
+    enum ls_status status = dlog_mark_settled(host->log, host_running_ms(host), to.epoch, to.sequence, &end);
+    if (status != LS_ERR_FULL) { /* or later */
+        must_append(status, "appending a mark");
+        engine_set_log_room(host->engine, dlog_room(host->log));
+        host->settling = to;
+        engine_set_settled(host->engine, to.epoch, to.sequence); /* from here on nobody is asked */
+        host->settling_end = end;
+        host_force(host);
+    }
+}
+
+/* No participant is told before it is durable: a start that knew less would ask about what is gone, and take "not
+ * there" for aborted. */
+static void on_settled_durable(struct host *host) {
+    if (host->settling_end == 0 || host->settling_end > host->fence.position) {
+        return;
+    }
+    /* Crash: no participant has heard of it. */
+    (void)failpoint_hit(FP_coord_settled_durable);
+    host->settling_end = 0;
+    host->settled = host->settling;
+}
+
+bool host_is_gone(const struct host *host, uint32_t epoch, uint64_t sequence) {
+    return !horizon_name_below(host->settling, (struct horizon_name){epoch, sequence});
+}
+
+/* What is in doubt holds locks: a human should know when it does not end by itself. */
+static void look_for_doubt(struct host *host, uint64_t now_us) {
+    const struct txn *oldest = NULL;
+    uint64_t since_us = now_us;
+    if (host->doubt_told_us != 0 && now_us - host->doubt_told_us < host->conf.alerts_window_ms * 1000) {
+        return;
+    }
+    for (const struct txn *txn = engine_next(host->engine, NULL); txn != NULL; txn = engine_next(host->engine, txn)) {
+        bool in_doubt = txn->state == TXN_LOGGING || txn->state == TXN_COMMITTING || txn->state == TXN_SETTLING;
+        uint64_t began_us = txn->decided_us > txn->begun_us ? txn->decided_us : txn->begun_us;
+        if (in_doubt && began_us < since_us) {
+            oldest = txn;
+            since_us = began_us;
+        }
+    }
+    if (oldest == NULL || now_us - since_us < host->conf.alerts_in_doubt_ms * 1000) {
+        return;
+    }
+    struct alert alert = {
+        .cause = ALERT_IN_DOUBT, .text = "a transaction is in doubt for too long", .gtid = oldest->gtid};
+    alert.reason = "see `lockstep tx show`";
+    host->doubt_told_us = now_us;
+    (void)alerts_raise(host->alerts, &alert);
+    diag(DIAG_WARN, alert.text, "gtid", oldest->gtid, "seconds", diag_u64((now_us - since_us) / 1000000), NULL);
+}
+
 static void maintain(struct host *host, uint64_t now_us) {
+    look_for_doubt(host, now_us);
+    move_settled(host);
     host->maintained_us = now_us;
     struct ls_error err;
     enum ls_status status = dlog_maintain(host->log, host_running_ms(host), &err);
@@ -538,6 +624,9 @@ static void on_reload(void *context) {
         api_limits_changed(host->api);
         SSL_CTX_free(tls);
         diag(DIAG_INFO, "certificates and limits reloaded", NULL);
+        if (alerts_reload(host->alerts, &err) != LS_OK) {
+            diag(DIAG_ERROR, "alerts are signed with the secret as before", "error", err.text, NULL);
+        }
         if (fixed != NULL) {
             diag(DIAG_WARN, "a changed key takes effect at the next start only", "key", fixed, NULL);
         }
@@ -550,11 +639,24 @@ static void on_reload(void *context) {
 struct replay {
     struct recovery *recovery;
     struct saga_fold *sagas;
+    struct horizon *horizon;
     struct ls_error *err;
 };
 
+/* Everything of earlier epochs was handed out before this one began. */
+static void note_epoch(struct replay *replay, const struct dlog_record *record) {
+    Lockstep__LogEpoch *epoch = lockstep__log_epoch__unpack(NULL, record->length, record->payload);
+    if (epoch != NULL) { /* judged by recovery_record() */
+        horizon_sample(replay->horizon, recovery_running_ms(replay->recovery), (struct horizon_name){epoch->epoch, 0});
+        lockstep__log_epoch__free_unpacked(epoch, NULL);
+    }
+}
+
 static enum ls_status on_replay(void *context, const struct dlog_record *record) {
     struct replay *replay = context;
+    if (record->type == DLOG_EPOCH) {
+        note_epoch(replay, record);
+    }
     enum ls_status status =
         saga_fold_record(replay->sagas, record->type, record->position, record->payload, record->length, replay->err);
     return status != LS_OK ? status
@@ -603,6 +705,10 @@ static enum ls_status start_engine(struct host *host, const struct recovery *rec
         return ls_fail(err, LS_ERR_NOMEM, "out of memory");
     }
     engine_set_log_room(host->engine, dlog_room(host->log));
+    struct dlog_stats stats;
+    dlog_get_stats(host->log, &stats);
+    host->settled = host->settling = (struct horizon_name){stats.settled_epoch, stats.settled_sequence};
+    engine_set_settled(host->engine, stats.settled_epoch, stats.settled_sequence);
     recovery_apply(recovery, host->engine, app_number, host->apps, daemon_now_us(), &host->effects);
     engine_set_log_room(host->engine, dlog_room(host->log));
     return LS_OK;
@@ -622,7 +728,8 @@ static enum ls_status open_log(struct host *host, struct recovery *recovery, str
         .spares = host->conf.spares,
         .io = dlog_io_posix(),
     };
-    struct replay replay = {.recovery = recovery, .sagas = sagas, .err = err};
+    host->horizon.retention_ms = host->conf.retention_ms;
+    struct replay replay = {.recovery = recovery, .sagas = sagas, .horizon = &host->horizon, .err = err};
     uint64_t began_us = daemon_now_us();
     enum ls_status status = dlog_open(&options, on_replay, &replay, &host->log, err);
     if (status != LS_OK) {
@@ -759,6 +866,9 @@ enum ls_status host_start(struct host *host, struct coordinator_conf *conf, cons
         status = web_new(host->base, host->conf.calls_connections, &host->web, err);
     }
     if (status == LS_OK) {
+        status = alerts_new(host->base, host->web, &host->conf, &host->alerts, err);
+    }
+    if (status == LS_OK) {
         status = daemon_lock_directory(host->conf.data, &host->lock_fd, err);
     }
     if (status == LS_OK) {
@@ -836,6 +946,7 @@ void host_free(struct host *host) {
         }
     }
     saga_host_free(host->sagas); /* its calls go before what carries them */
+    alerts_free(host->alerts);
     web_free(host->web);
     if (host->engine != NULL) {
         engine_free(host->engine);

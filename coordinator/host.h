@@ -23,6 +23,7 @@
 #include "coordinator/conf.h"
 #include "coordinator/core/engine.h"
 #include "coordinator/dlog/dlog.h"
+#include "coordinator/horizon.h"
 #include "coordinator/registry.h"
 #include "lockstep.pb-c.h"
 
@@ -31,6 +32,7 @@ struct api;
 struct dlog_writer;
 struct saga_host;
 struct web;
+struct alerts;
 
 /* A log effect that is not durable yet; durable in the order of appending. */
 struct host_ticket {
@@ -61,6 +63,7 @@ struct host {
     struct api *api;
     struct saga_host *sagas;
     struct web *web;
+    struct alerts *alerts;
 
     char incarnation[LS_INCARNATION_LEN + 1];
     uint32_t epoch;
@@ -75,9 +78,14 @@ struct host {
     struct event *log_event, *engine_timer, *housekeeping_timer, *drain_timer;
     uint64_t armed_us; /* what engine_timer is set to */
     uint64_t started_us, maintained_us;
-    uint64_t append_seen; /* for marks */
+    uint64_t doubt_told_us; /* when a human was last told of something in doubt */
+    uint64_t append_seen;   /* for marks */
     uint64_t horizon_seen;
     bool log_starved; /* said once */
+    /* one-participant transactions: how far they are settled and forgotten; durable before anybody is told */
+    struct horizon horizon;
+    struct horizon_name settled, settling;
+    uint64_t settling_end; /* log position that makes `settling` durable, 0: nothing is on its way */
 
     bool draining, stop;
     uint64_t drain_until_us;
@@ -111,6 +119,8 @@ enum ls_status host_log_participant(struct host *host, const struct registry_par
 enum kept_kind host_find_decision(struct host *host, uint32_t epoch, uint64_t sequence,
                                   Lockstep__LogCommit **ret_record);
 
+/* Is it of a one-participant transaction so old that its participant may not be asked? */
+bool host_is_gone(const struct host *host, uint32_t epoch, uint64_t sequence);
 /* "lockstep:..." names of this coordinator and incarnation. */
 bool host_gtid_is_ours(const struct host *host, const struct ls_gtid *gtid);
 uint64_t host_running_ms(const struct host *host);

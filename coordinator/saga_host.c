@@ -12,6 +12,7 @@
 #include "common/failpoint.h"
 #include "common/hash.h"
 #include "coordinator/agents.h"
+#include "coordinator/alert.h"
 #include "coordinator/api/api.h"
 #include "coordinator/claim.h"
 #include "coordinator/host.h"
@@ -206,6 +207,15 @@ static void push_ticket(struct saga_host *h, uint64_t ticket, uint64_t end) {
     h->tickets_last = &t->next;
 }
 
+/* A record of the saga was appended: it takes what was reserved for it. */
+static void charge(struct saga_run *r, size_t length) {
+    struct host *host = r->sagas->host;
+    uint64_t used = length + 64 < r->log_reserved ? length + 64 : r->log_reserved;
+    r->log_reserved -= used;
+    engine_saga_release(host->engine, used);
+    engine_set_log_room(host->engine, dlog_room(host->log));
+}
+
 static uint64_t append(struct saga_host *h, struct saga_run *r, enum dlog_type type, const uint8_t *payload,
                        size_t length, uint64_t ticket) {
     struct host *host = h->host;
@@ -216,10 +226,7 @@ static uint64_t append(struct saga_host *h, struct saga_run *r, enum dlog_type t
         (void)ls_fail(&err, status, "%s", ls_status_text(status));
         host_log_failed("appending a saga's record", &err); /* room for it was reserved */
     }
-    uint64_t used = length + 64 < r->log_reserved ? length + 64 : r->log_reserved;
-    r->log_reserved -= used;
-    engine_saga_release(host->engine, used);
-    engine_set_log_room(host->engine, dlog_room(host->log));
+    charge(r, length);
     push_ticket(h, ticket, end);
     host_force(host);
     return position;
@@ -642,10 +649,18 @@ static void on_ended(struct saga_host *h, struct saga *s) {
 static void on_alert(struct saga_host *h, const struct saga_effect *effect) {
     const struct saga_run *r = effect->saga->host;
     char step[16];
+    const char *at = step_text(r, effect->saga->cause_step, step, sizeof step);
+    bool stuck = effect->saga->state == SAGA_STUCK;
+    struct alert alert = {.cause = stuck ? ALERT_DEAD_LETTER : ALERT_SAGA_DEADLINE};
+    alert.text = stuck ? "a saga is stuck, see `lockstep dlq show`:" : "a saga is late:";
+    alert.gtid = r->gtid;
+    alert.reason = effect->text;
+    alert.sqlstate = effect->saga->sqlstate;
+    alert.step = at;
+    (void)alerts_raise(h->host->alerts, &alert);
     h->stats.alerts++;
-    diag(DIAG_ERROR, effect->saga->state == SAGA_STUCK ? "saga is stuck: see `lockstep dlq show`" : "saga alert",
-         "gtid", r->gtid, "step", step_text(r, effect->saga->cause_step, step, sizeof step), "sqlstate",
-         effect->saga->sqlstate, "reason", effect->text, NULL);
+    diag(DIAG_ERROR, stuck ? "saga is stuck: see `lockstep dlq show`" : "saga alert", "gtid", r->gtid, "step", at,
+         "sqlstate", effect->saga->sqlstate, "reason", effect->text, NULL);
 }
 
 static void carry_out(struct saga_host *h, const struct saga_effect *effect) {
@@ -786,10 +801,10 @@ void saga_host_cancel(struct saga_host *h, const struct saga *saga, const char *
     step(h, &event);
 }
 
-static enum ls_status log_audit(struct saga_host *h, const struct saga_run *r, enum saga_act act, const char *who,
+static enum ls_status log_audit(struct saga_host *h, struct saga_run *r, enum saga_act act, const char *who,
                                 const char *reason) {
     char text[32];
-    uint8_t payload[4096];
+    uint8_t payload[SAGA_LOG_AUDIT_MAX - 64];
     Lockstep__LogAudit record = LOCKSTEP__LOG_AUDIT__INIT;
     (void)snprintf(text, sizeof text, "saga-%s", saga_act_name(act));
     record.who = (char *)(uintptr_t)who;
@@ -803,13 +818,17 @@ static enum ls_status log_audit(struct saga_host *h, const struct saga_run *r, e
     }
     (void)lockstep__log_audit__pack(&record, payload);
     uint64_t position, end;
-    return dlog_append(h->host->log, DLOG_AUDIT, payload, length, &position, &end);
+    enum ls_status status = dlog_append(h->host->log, DLOG_AUDIT, payload, length, &position, &end);
+    if (status == LS_OK) {
+        charge(r, length);
+    }
+    return status;
 }
 
 enum ls_status saga_host_operate(struct saga_host *h, const struct saga *saga, enum saga_act act, const char *who,
                                  const char *reason) {
     struct saga_run *r = saga->host;
-    uint64_t need = saga_log_need_again(saga->step_count) + 4096;
+    uint64_t need = saga_log_missing(r->log_reserved, saga->step_count);
     if (!engine_saga_reserve(h->host->engine, need)) {
         return LS_ERR_FULL;
     }
@@ -898,6 +917,15 @@ enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fo
         status = recover_one(h, list[i], err);
     }
     free(list);
+    size_t stuck = 0;
+    for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
+        stuck += s->state == SAGA_STUCK;
+    }
+    if (stuck > 0) { /* an alert of the life before may have gone with it */
+        struct alert alert = {.cause = ALERT_DEAD_LETTER, .text = "dead letters wait, see `lockstep dlq list`"};
+        (void)alerts_raise(h->host->alerts, &alert);
+        diag(DIAG_WARN, alert.text, "count", diag_u64(stuck), NULL);
+    }
     if (status == LS_OK && count > 0) {
         diag(DIAG_INFO, "sagas go on", "open", diag_u64(count), NULL);
     }

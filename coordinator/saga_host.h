@@ -37,8 +37,7 @@ struct saga_run {
 struct saga_host *saga_host_new(struct host *host); /* NULL when memory is short */
 void saga_host_free(struct saga_host *h);
 /* Brings back what the log holds; before the loop runs. */
-enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fold,
-                                 struct ls_error *err) LS_MUST_CHECK;
+enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fold, struct ls_error *err) LS_MUST_CHECK;
 struct sagas *saga_host_machine(struct saga_host *h);
 
 /* Begins one: `run` holds a saga's document (a reference is taken), `body` its text. */

@@ -25,6 +25,8 @@ struct followed {
 static struct followed begun, committed, aborted, hazards, read_only, one_participant, refused, strangers;
 static struct followed sagas_begun, sagas_completed, sagas_compensated, sagas_stuck, saga_alerts, saga_attempts,
     saga_retries;
+static struct followed alerts_raised[ALERT_CAUSE_COUNT], alerts_delivered, alerts_failed, alerts_dropped;
+static struct metric *alerts_queued;
 static struct followed accept_failures, log_writes, log_syncs, log_idle_syncs, log_batches, log_bytes;
 static struct metric *in_flight, *in_doubt, *waiting, *keys, *log_unsynced, *log_room, *log_reserved, *log_open,
     *log_size, *log_window, *agents_linked, *connections_open, *uptime;
@@ -99,8 +101,32 @@ static void render_sagas(const struct saga_host_stats *s) {
     }
 }
 
+static void setup_alerts(void) {
+    for (int i = 0; i < ALERT_CAUSE_COUNT; i++) {
+        char label[48];
+        (void)snprintf(label, sizeof label, "cause=\"%s\"", alert_cause_name((enum alert_cause)i));
+        alerts_raised[i].metric = counter("lockstepd_alerts_total", "Times a human was called, by cause.", label);
+    }
+    const char *help = "Attempts at delivering an alert, by result.";
+    alerts_delivered.metric = counter("lockstepd_alert_deliveries_total", help, "result=\"delivered\"");
+    alerts_failed.metric = counter("lockstepd_alert_deliveries_total", help, "result=\"failed\"");
+    alerts_dropped.metric = counter("lockstepd_alerts_dropped_total", "Alerts that found the queue full.", NULL);
+    alerts_queued = gauge("lockstepd_alerts_queued", "Alerts that wait for their receiver.");
+}
+
+static void render_alerts(const struct alert_stats *a) {
+    for (int i = 0; i < ALERT_CAUSE_COUNT; i++) {
+        follow(&alerts_raised[i], a->raised[i]);
+    }
+    follow(&alerts_delivered, a->delivered);
+    follow(&alerts_failed, a->failed);
+    follow(&alerts_dropped, a->dropped);
+    metric_set(alerts_queued, a->queued);
+}
+
 void stats_setup(void) {
     setup_sagas();
+    setup_alerts();
     const char *help =
         "Transactions by outcome. One that turns from committed or aborted into a hazard is counted again as that.";
     committed.metric = counter("lockstepd_transactions_total", help, "outcome=\"committed\"");
@@ -182,8 +208,10 @@ void stats_mark(void) {
 }
 
 char *stats_render(const struct engine *engine, const struct dlog *log, unsigned agents, unsigned connections,
-                   unsigned long long uptime_ms, const struct saga_host_stats *sagas, size_t *ret_length) {
+                   unsigned long long uptime_ms, const struct saga_host_stats *sagas, const struct alert_stats *alerts,
+                   size_t *ret_length) {
     render_sagas(sagas);
+    render_alerts(alerts);
     struct engine_stats e;
     engine_stats(engine, &e);
     follow(&begun, e.begun);

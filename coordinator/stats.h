@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/metrics.h"
+#include "coordinator/alert.h"
 #include "coordinator/core/engine.h"
 #include "coordinator/dlog/dlog.h"
 #include "coordinator/saga_host.h"
@@ -34,6 +35,7 @@ void stats_mark(void);
 void stats_saga(uint64_t us);
 /* Brings counters and gauges that others keep up to date and renders. Heap, caller frees. */
 char *stats_render(const struct engine *engine, const struct dlog *log, unsigned agents, unsigned connections,
-                   unsigned long long uptime_ms, const struct saga_host_stats *sagas, size_t *ret_length);
+                   unsigned long long uptime_ms, const struct saga_host_stats *sagas, const struct alert_stats *alerts,
+                   size_t *ret_length);
 
 #endif

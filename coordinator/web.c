@@ -270,12 +270,12 @@ static bool has_part(CURLU *url, CURLUPart part) {
     return there;
 }
 
-bool web_url_valid(const char *text) {
+bool web_url_valid(const char *text, bool query) {
     CURLU *url = curl_url();
     bool good = (strncmp(text, "https://", 8) == 0 || strncmp(text, "http://", 7) == 0) && url != NULL &&
                 curl_url_set(url, CURLUPART_URL, text, 0) == CURLUE_OK && has_part(url, CURLUPART_HOST) &&
                 !has_part(url, CURLUPART_USER) && !has_part(url, CURLUPART_PASSWORD) &&
-                !has_part(url, CURLUPART_QUERY) && !has_part(url, CURLUPART_FRAGMENT);
+                (query || !has_part(url, CURLUPART_QUERY)) && !has_part(url, CURLUPART_FRAGMENT);
     curl_url_cleanup(url);
     return good;
 }

@@ -53,7 +53,8 @@ struct web_call *web_post(struct web *web, const struct web_request *request, we
 /* `done` is not called any more. */
 void web_cancel(struct web_call *call);
 
-/* Is this the start of addresses that we would call: http or https, a host, no user, query or fragment? */
-bool web_url_valid(const char *url);
+/* Is this an address that we would call: http or https, a host, no user, no fragment, a query only if that is allowed?
+ */
+bool web_url_valid(const char *url, bool query);
 
 #endif

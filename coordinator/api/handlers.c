@@ -522,9 +522,12 @@ static void handle_metrics(struct conn *conn, struct evhttp_request *http) {
     struct host *host = api->host;
     size_t length;
     struct saga_host_stats sagas;
+    struct alert_stats alerts;
     saga_host_stats(host->sagas, &sagas);
-    char *text = stats_render(host->engine, host->log, host_agents_linked(host),
-                              api->https.connections + api->local.connections, host_running_ms(host), &sagas, &length);
+    alerts_stats(host->alerts, &alerts);
+    char *text =
+        stats_render(host->engine, host->log, host_agents_linked(host), api->https.connections + api->local.connections,
+                     host_running_ms(host), &sagas, &alerts, &length);
     out_reset(&api->out);
     out_json(&api->out, NULL, text, length);
     free(text);

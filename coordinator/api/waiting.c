@@ -257,6 +257,12 @@ static void ask_participant(struct request *request, uint64_t timeout_ms) {
         reply_no_record(request, "this coordinator has never handed out that name");
         return;
     }
+    if (host_is_gone(host, request->epoch, request->sequence)) {
+        reply_no_record(
+            request, "it is older than what its participant remembers (log.retention): whether it was committed is not "
+                     "known here any more");
+        return;
+    }
     struct engine_event event = {.kind = EV_SETTLE};
     event.settle.epoch = request->epoch;
     event.settle.sequence = request->sequence;

@@ -511,7 +511,8 @@ static void delegated_exists(struct engine *e, struct txn *txn, const struct eng
     uint32_t epoch = txn->existing_epoch;
     uint64_t sequence = txn->existing_sequence;
     finish_delegated(e, txn, BR_NO, TXN_ABORTED, OUTCOME_ABORTED); /* gives the key back */
-    if (same && key_table_take(&e->keys, key, document, epoch, sequence) == LS_OK) {
+    if (same && !engine_is_gone(e, epoch, sequence) &&
+        key_table_take(&e->keys, key, document, epoch, sequence) == LS_OK) {
         key_table_done(&e->keys, key, e->log_position_last);
     }
 }

@@ -505,6 +505,35 @@ static void refuse(struct engine *e, const struct engine_run *run, enum refuse_w
     e->stats.refused++;
 }
 
+bool engine_is_gone(const struct engine *e, uint32_t epoch, uint64_t sequence) {
+    bool below = epoch < e->settled_epoch || (epoch == e->settled_epoch && sequence <= e->settled_sequence);
+    return below && txn_table_find(&e->txns, epoch, sequence) == NULL &&
+           finished_table_find(&e->finished, epoch, sequence) == NULL;
+}
+
+void engine_set_settled(struct engine *e, uint32_t epoch, uint64_t sequence) {
+    assert(epoch > e->settled_epoch || (epoch == e->settled_epoch && sequence >= e->settled_sequence));
+    e->settled_epoch = epoch;
+    e->settled_sequence = sequence;
+}
+
+bool engine_oldest_unsettled(const struct engine *e, uint32_t *ret_epoch, uint64_t *ret_sequence) {
+    const struct txn *oldest = NULL;
+    for (const struct txn *txn = e->order_first; txn != NULL; txn = txn->order_next) {
+        bool older = oldest == NULL || txn->epoch < oldest->epoch ||
+                     (txn->epoch == oldest->epoch && txn->sequence < oldest->sequence);
+        if (txn->one_participant && txn->state != TXN_HAZARD && older) {
+            oldest = txn;
+        }
+    }
+    if (oldest == NULL) {
+        return false;
+    }
+    *ret_epoch = oldest->epoch;
+    *ret_sequence = oldest->sequence;
+    return true;
+}
+
 /* True when the key answers the run by itself. */
 static bool key_answers(struct engine *e, const struct engine_run *run) {
     const struct key_entry *entry = run->has_key ? key_table_find(&e->keys, run->key_digest) : NULL;
@@ -514,6 +543,11 @@ static bool key_answers(struct engine *e, const struct engine_run *run) {
     if (memcmp(entry->document_digest, run->document_digest, sizeof entry->document_digest) != 0) {
         refuse(e, run, REFUSE_KEY_MISMATCH, 0);
         return true;
+    }
+    if (run->participant_count == 1 && engine_is_gone(e, entry->epoch, entry->sequence)) {
+        /* The window has passed: the outcome row answers, as long as it is there; then the key is free. */
+        key_table_give_back(&e->keys, run->key_digest, entry->epoch, entry->sequence);
+        return false;
     }
     struct engine_effect *effect = engine_emit(e, EF_JOINED, NULL);
     effect->ref = run->ref;
@@ -793,8 +827,9 @@ static void on_settle(struct engine *e, const struct engine_event *event) {
     uint32_t number = event->settle.participant;
     if (txn_table_find(&e->txns, event->settle.epoch, event->settle.sequence) != NULL ||
         finished_table_find(&e->finished, event->settle.epoch, event->settle.sequence) != NULL ||
-        e->in_flight >= e->config.in_flight_max || e->participants[number] == NULL) {
-        return; /* known, being asked, or too much is being asked: the answer stays pending */
+        e->in_flight >= e->config.in_flight_max || e->participants[number] == NULL ||
+        engine_is_gone(e, event->settle.epoch, event->settle.sequence)) {
+        return; /* known, being asked, gone, or too much is being asked: the answer stays pending */
     }
     struct txn *txn = engine_txn_new(e, event->settle.epoch, event->settle.sequence, true, &number, 1);
     if (txn == NULL) {

@@ -324,6 +324,12 @@ void engine_set_log_position(struct engine *engine, uint32_t epoch, uint64_t seq
 /* What one transaction with so many branches may come to write: its decision, one copy of it, its end. */
 uint64_t engine_log_need(uint32_t branch_count);
 
+/* One-participant transactions up to this one are settled, and their participants must not be asked about them any
+ * more: their outcome rows may be gone. None in memory may be unsettled. Never goes back. */
+void engine_set_settled(struct engine *engine, uint32_t epoch, uint64_t sequence);
+/* The oldest one-participant transaction in memory whose end is not known. False: there is none. */
+bool engine_oldest_unsettled(const struct engine *engine, uint32_t *ret_epoch, uint64_t *ret_sequence);
+
 /* ---- for sagas (engine_saga.c); not from inside of a step */
 enum engine_saga_answer { ENGINE_SAGA_BEGUN, ENGINE_SAGA_JOINED, ENGINE_SAGA_REFUSED };
 struct engine_saga {

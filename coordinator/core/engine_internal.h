@@ -40,6 +40,8 @@ struct engine {
     uint64_t next_resend_us;
     uint64_t log_room, log_reserved, log_position_last;
     uint64_t saga_reserved; /* of log_reserved */
+    uint32_t settled_epoch; /* see engine_set_settled() */
+    uint64_t settled_sequence;
     bool draining;
     bool started;        /* started_us is set */
     bool presumed_early; /* said that presumption began before all had joined */
@@ -73,6 +75,8 @@ struct engine_text {
 };
 
 /* engine.c */
+/* Is it of a one-participant transaction that nobody can be asked about any more? */
+bool engine_is_gone(const struct engine *e, uint32_t epoch, uint64_t sequence);
 const char *engine_text(struct engine *e, const char *fmt, ...) LS_PRINTF(2, 3);
 struct engine_effect *engine_emit(struct engine *e, enum effect_kind kind, const struct txn *txn);
 void engine_report(struct engine *e, const struct txn *txn, const char *fmt, ...) LS_PRINTF(3, 4);

@@ -34,9 +34,12 @@
  * Cancels have no effect of their own and go out at once.
  *
  * A call to an HTTP service has no barrier row that we could read or cancel. What is different for it:
- *   backward, its `undo` is sent whatever is known of it, in its place in the order; the service undoes if it has done,
- * and remembers if it has not; a pivot that is a call and did not answer is asked by the same `do` again, whose key
- * makes it run once: if it happens now, the saga goes on; a business error is its final no.
+ *   - backward, its `undo` is sent whatever is known of it, in its place in the order; the service undoes if it has
+ *     done, and remembers if it has not;
+ *   - a pivot that is a call and did not answer is asked by the same `do` again, whose key makes it run once. If it
+ *     happens now, the saga goes on; a business error is its final no;
+ *   - asking makes it happen, so a later life must know whether it may have left at all: one record more, RUNNING ->
+ *     RUNNING, stands before it leaves. All steps before it are done then.
  */
 #include "coordinator/core/saga.h"
 
@@ -73,6 +76,7 @@ struct move {
 static const struct move moves[] = {
     {SAGA_BEGUN, SAGA_RUNNING, "the begin record is durable"},
     {SAGA_BEGUN, SAGA_PASSED, "the begin record is durable and no step can be undone"},
+    {SAGA_RUNNING, SAGA_RUNNING, "the pivot is a call, and is about to leave"},
     {SAGA_RUNNING, SAGA_PASSED, "every compensatable step and the pivot are done"},
     {SAGA_RUNNING, SAGA_COMPENSATING, "an expected error, the deadline or a cancel, and the pivot has not happened"},
     {SAGA_RUNNING, SAGA_STUCK, "a step used up its attempts"},
@@ -535,6 +539,10 @@ static void log_move(struct sagas *m, struct saga *s, enum saga_state to) {
 
 static void become(struct sagas *m, struct saga *s, enum saga_state to) {
     assert(saga_transition(s->state, to) != NULL);
+    if (s->state == SAGA_RUNNING && to == SAGA_RUNNING) {
+        s->pivot_sent = true;
+        return; /* nobody else need know */
+    }
     s->state = to;
     if (to == SAGA_COMPENSATING || to == SAGA_PASSED) {
         s->turning = false;
@@ -630,22 +638,46 @@ static void go_forward(struct sagas *m, struct saga *s, uint64_t *next_us) {
     for (uint32_t i = 0; i < s->step_count; i++) {
         struct saga_step *step = &s->steps[i];
         bool allowed = s->state == SAGA_PASSED || step->kind != SAGA_RETRIABLE;
-        if (!is_done(step) && step->op == SAGA_OP_NONE && allowed && all_before_are_done(s, step) &&
-            is_due(m, step, next_us)) {
-            send(m, s, step, SAGA_OP_DO);
+        if (is_done(step) || step->op != SAGA_OP_NONE || !allowed || !all_before_are_done(s, step) ||
+            !is_due(m, step, next_us)) {
+            continue;
+        }
+        if (step->call && step->kind == SAGA_PIVOT && !s->pivot_sent) {
+            log_move(m, s, SAGA_RUNNING);
+            return; /* every other step is done, or comes after it */
+        }
+        send(m, s, step, SAGA_OP_DO);
+    }
+}
+
+/* It wants to turn, and its pivot is a call that may have left. What comes before the pivot is done: asked again, when
+ * this life does not know what it returned, it answers and does nothing. */
+static void ask_call_pivot(struct sagas *m, struct saga *s, uint64_t *next_us) {
+    for (uint32_t i = 0; i < s->step_count; i++) {
+        if (step_is_refused(&s->steps[i])) { /* another hand: whether the pivot has happened cannot be asked any more */
+            set_cause(s, i, SAGA_ERROR_BUSINESS, NULL,
+                      "the step is %s at its participant, and the pivot may have happened",
+                      saga_known_name(s->steps[i].known));
+            stick(m, s);
+            return;
         }
     }
+    go_forward(m, s, next_us);
 }
 
 /* Asks the pivot, if it must be asked, before the turn. */
 static void go_turn(struct sagas *m, struct saga *s, uint64_t *next_us) {
     struct saga_step *pivot = unsettled_pivot(s);
     assert(!pivot_has_happened(s));
+    if (pivot != NULL && pivot->call) {
+        ask_call_pivot(m, s, next_us);
+        return;
+    }
     abandon_forward(m, s); /* what was sent before it got stuck, when the cancel came during the retry's record */
     if (pivot == NULL) {
         log_move(m, s, SAGA_COMPENSATING);
     } else if (pivot->op == SAGA_OP_NONE && is_due(m, pivot, next_us)) {
-        send(m, s, pivot, pivot->call ? SAGA_OP_DO : SAGA_OP_CANCEL);
+        send(m, s, pivot, SAGA_OP_CANCEL);
     }
 }
 
@@ -771,11 +803,11 @@ static void on_begin(struct sagas *m, struct saga *s) {
 }
 
 /* What an earlier life may have done to a step, by the newest durable state. */
-static enum saga_known known_after_start(const struct saga_step *step, enum saga_state state) {
-    bool retriable = step->kind == SAGA_RETRIABLE;
+static enum saga_known known_after_start(const struct saga *s, const struct saga_step *step, enum saga_state state) {
+    bool retriable = step->kind == SAGA_RETRIABLE, call_pivot = step->call && step->kind == SAGA_PIVOT;
     switch (state) {
     case SAGA_RUNNING:
-        return retriable ? SAGA_UNSENT : SAGA_SENT;
+        return retriable || (call_pivot && !s->pivot_sent) ? SAGA_UNSENT : SAGA_SENT;
     case SAGA_PASSED:
         return retriable || step->referenced ? SAGA_SENT : SAGA_DONE; /* asked again only for what it returned */
     case SAGA_COMPENSATING:
@@ -803,9 +835,10 @@ static void on_recover(struct sagas *m, const struct saga_event *event) {
     s->state = state;
     s->from = from;
     s->turning = event->recover.turning;
+    s->pivot_sent = event->recover.pivot_sent;
     s->deadline_us = m->now_us + event->recover.deadline_left_us;
     for (uint32_t i = 0; i < s->step_count; i++) {
-        s->steps[i].known = known_after_start(&s->steps[i], state == SAGA_STUCK ? from : state);
+        s->steps[i].known = known_after_start(s, &s->steps[i], state == SAGA_STUCK ? from : state);
     }
     enter(m, s);
     if (state != SAGA_STUCK) {

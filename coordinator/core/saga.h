@@ -109,6 +109,7 @@ struct saga {
     uint64_t ticket;      /* of the record being waited for, 0 none */
     enum saga_state from; /* SAGA_STUCK (or on the way there): where it got stuck */
     bool turning;         /* it must turn as soon as it is certain that the pivot has not happened */
+    bool pivot_sent;      /* durably: the pivot, a call, may have left */
     bool alerted;         /* about the deadline, behind the point of no return */
     bool was_recovered;
     uint32_t cause_step; /* UINT32_MAX: none */
@@ -166,7 +167,7 @@ struct saga_event {
         struct {
             enum saga_state state; /* of the newest phase record: RUNNING when there is none */
             enum saga_state from;  /* SAGA_STUCK */
-            bool turning;
+            bool turning, pivot_sent;
             uint64_t deadline_left_us;
         } recover; /* skips, cause and history were put into the saga by the host */
         uint64_t ticket;

@@ -14,8 +14,12 @@
 _Static_assert(LS_DEFAULT_STATEMENTS_MAX *END_PER_STEP + END_FIXED <= LS_LOG_RECORD_MAX, "an end must fit one record");
 _Static_assert(LS_SAGA_BODY_CEILING + BEGIN_FIXED <= LS_LOG_RECORD_MAX, "a begin must fit one record");
 
-uint64_t saga_log_need_again(uint32_t step_count) {
+static uint64_t two_phases(uint32_t step_count) {
     return 2 * (PHASE_FIXED + (uint64_t)step_count * PHASE_PER_STEP);
+}
+
+static uint64_t end_most(uint32_t step_count) {
+    return END_FIXED + (uint64_t)step_count * END_PER_STEP;
 }
 
 size_t saga_log_record_max(size_t document, uint32_t step_count) {
@@ -26,8 +30,13 @@ size_t saga_log_record_max(size_t document, uint32_t step_count) {
 }
 
 uint64_t saga_log_need(size_t document, uint32_t step_count) {
-    uint64_t begin = BEGIN_FIXED + document, phases = saga_log_need_again(step_count);
-    return 2 * begin + 2 * phases + END_FIXED + (uint64_t)step_count * END_PER_STEP;
+    uint64_t begin = BEGIN_FIXED + document;
+    return 2 * begin + 2 * two_phases(step_count) + end_most(step_count);
+}
+
+uint64_t saga_log_missing(uint64_t reserved, uint32_t step_count) {
+    uint64_t wanted = SAGA_LOG_AUDIT_MAX + two_phases(step_count) + end_most(step_count);
+    return reserved < wanted ? wanted - reserved : 0;
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -47,6 +56,7 @@ size_t saga_log_phase(const struct saga *s, uint64_t unix_ms, uint8_t *out) {
     record.has_from = s->to == SAGA_STUCK;
     record.from = (uint32_t)s->from;
     record.has_turning = record.turning = s->turning;
+    record.has_pivot_sent = record.pivot_sent = s->pivot_sent || (s->state == SAGA_RUNNING && s->to == SAGA_RUNNING);
     record.has_cause_step = s->cause_step != UINT32_MAX;
     record.cause_step = s->cause_step;
     record.has_cause_class = s->reason[0] != '\0';
@@ -328,13 +338,14 @@ void saga_log_restore(struct saga *s, const Lockstep__LogSagaPhase *phase, struc
     event->kind = SAGA_EV_RECOVER;
     event->saga = s;
     event->recover.state = event->recover.from = SAGA_RUNNING;
-    event->recover.turning = false;
+    event->recover.turning = event->recover.pivot_sent = false;
     if (phase == NULL) {
         return;
     }
     event->recover.state = (enum saga_state)phase->state;
     event->recover.from = phase->has_from ? (enum saga_state)phase->from : SAGA_RUNNING;
     event->recover.turning = phase->has_turning && phase->turning;
+    event->recover.pivot_sent = phase->has_pivot_sent && phase->pivot_sent;
     s->cause_step = phase->has_cause_step && phase->cause_step < s->step_count ? phase->cause_step : UINT32_MAX;
     s->cause_class = phase->has_cause_class && phase->cause_class < SAGA_ERROR_COUNT
                          ? (enum saga_error)phase->cause_class

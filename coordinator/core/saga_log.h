@@ -23,8 +23,11 @@ size_t saga_log_record_max(size_t document, uint32_t step_count);
 /* Bytes that may have to be written for a saga: begin, phases, end, and copies of what is open. `document`: its bytes.
  */
 uint64_t saga_log_need(size_t document, uint32_t step_count);
-/* Of these, what an operator's word about a stuck saga may add: its move, and one more dead letter. */
-uint64_t saga_log_need_again(uint32_t step_count);
+/* What must be reserved in addition before an operator's word about a stuck saga that has `reserved` bytes left: enough
+ * for its audit, its move, one more dead letter and the end. What was reserved at the begin covers the first words, so
+ * that a log full of dead letters can be worked off. */
+#define SAGA_LOG_AUDIT_MAX 2048u
+uint64_t saga_log_missing(uint64_t reserved, uint32_t step_count);
 
 /* ---- recovery */
 struct saga_found {

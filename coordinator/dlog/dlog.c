@@ -259,6 +259,7 @@ static enum ls_status adopt(struct dlog *log, const struct reader *reader, struc
     log->cut_bytes = reader->tail_end > reader->walk.position ? reader->tail_end - reader->walk.position : 0;
     log->records = reader->walk.records;
     log->horizon = log->kept.mark_horizon;
+    log->settled = log->kept.mark_settled;
     log->horizon_running_ms = log->kept.mark_horizon_running_ms;
     status = dlog_chain_at(log, log->durable_position, &log->durable_chain);
     return status == LS_OK ? LS_OK
@@ -531,12 +532,16 @@ enum ls_status dlog_append_end(struct dlog *log, uint32_t epoch, uint64_t sequen
 }
 
 enum ls_status dlog_append_mark(struct dlog *log, uint64_t first_segment, struct ls_error *err) {
-    uint8_t payload[64]; /* LogMark */
+    uint8_t payload[96]; /* LogMark */
     size_t length = put_varint_field(payload, 1, log->running_ms);
     length += put_varint_field(payload + length, 2, first_segment);
     length += put_varint_field(payload + length, 3, log->horizon.epoch);
     length += put_varint_field(payload + length, 4, log->horizon.sequence);
     length += put_varint_field(payload + length, 5, log->horizon_running_ms);
+    if (log->settled.epoch != 0) {
+        length += put_varint_field(payload + length, 6, log->settled.epoch);
+        length += put_varint_field(payload + length, 7, log->settled.sequence);
+    }
     enum ls_status status = dlog_append_any(log, DLOG_MARK, payload, length, NULL, 0, NULL, NULL, err);
     if (status == LS_OK) {
         log->marked_running_ms = log->running_ms;
@@ -551,6 +556,16 @@ enum ls_status dlog_mark(struct dlog *log, uint64_t running_ms, uint64_t *ret_en
     if (status == LS_OK && ret_end != NULL) {
         *ret_end = log->append_position;
     }
+    return status;
+}
+
+enum ls_status dlog_mark_settled(struct dlog *log, uint64_t running_ms, uint32_t epoch, uint64_t sequence,
+                                 uint64_t *ret_end) {
+    struct dlog_key before = log->settled;
+    assert(epoch > before.epoch || (epoch == before.epoch && sequence >= before.sequence));
+    log->settled = (struct dlog_key){.epoch = epoch, .sequence = sequence};
+    enum ls_status status = dlog_mark(log, running_ms, ret_end);
+    log->settled = status == LS_OK ? log->settled : before;
     return status;
 }
 
@@ -912,7 +927,9 @@ void dlog_get_stats(const struct dlog *log, struct dlog_stats *ret_stats) {
                            .room = dlog_room(log),
                            .spare_target = log->spare_target,
                            .horizon_epoch = log->horizon.epoch,
-                           .horizon_sequence = log->horizon.sequence};
+                           .horizon_sequence = log->horizon.sequence,
+                           .settled_epoch = log->settled.epoch,
+                           .settled_sequence = log->settled.sequence};
     s.oldest_position = s.horizon_position = log->segment_count > 0 ? log->segments[0].start : 0;
     for (size_t i = 0; i < log->segment_count; i++) {
         s.bytes += log->segments[i].file_bytes;

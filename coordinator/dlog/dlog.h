@@ -97,10 +97,14 @@ bool dlog_dirty(const struct dlog *log);
 /* True when the log is idle and its last batch stands without proof: the owner calls dlog_mark() within
  * LS_MARK_IDLE_MS. */
 bool dlog_wants_mark(const struct dlog *log);
+/* Appends a LogMark that says, as every later one, that one-participant transactions up to this one are settled. Never
+ * goes back. */
+enum ls_status dlog_mark_settled(struct dlog *log, uint64_t running_ms, uint32_t epoch, uint64_t sequence,
+                                 uint64_t *ret_end) LS_MUST_CHECK;
 /* Appends a LogMark. running_ms: of this life. */
 enum ls_status dlog_mark(struct dlog *log, uint64_t running_ms, uint64_t *ret_end) LS_MUST_CHECK;
-/* Writes and syncs everything appended before the call, as one batch (several above 1 MiB, two where a segment ends, and
- * a header with its directory before the first batch of each segment). Blocks. */
+/* Writes and syncs everything appended before the call, as one batch (several above 1 MiB, two where a segment ends,
+ * and a header with its directory before the first batch of each segment). Blocks. */
 enum ls_status dlog_write(struct dlog *log, struct ls_error *err) LS_MUST_CHECK;
 /* How far the log is durable, and the chained checksum there. */
 void dlog_durable(const struct dlog *log, uint64_t *ret_position, uint64_t *ret_chain);
@@ -159,6 +163,8 @@ struct dlog_stats {
     uint64_t room, spare_target; /* spares below the target: the disk is full, or they are being made */
     uint32_t horizon_epoch;      /* decisions up to (horizon_epoch, horizon_sequence) may be gone */
     uint64_t horizon_sequence;
+    uint32_t settled_epoch; /* of the newest mark that has one */
+    uint64_t settled_sequence;
 };
 void dlog_get_stats(const struct dlog *log, struct dlog_stats *ret_stats);
 

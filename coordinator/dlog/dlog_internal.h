@@ -88,7 +88,7 @@ struct dlog {
     uint64_t data_end;      /* behind the last record that is not a mark: what wants proof */
     uint64_t first_segment; /* as the newest mark says: lower ones are not needed. Headers repeat it, so it changes
                                after the mark */
-    struct dlog_key horizon;
+    struct dlog_key horizon, settled;
     uint64_t horizon_running_ms;
     uint64_t running_ms;        /* of all lives, as last told */
     uint64_t marked_running_ms; /* as last recorded */

@@ -17,7 +17,9 @@ enum {
     F_FIRST_SEGMENT = 2,
     F_HORIZON_EPOCH = 3,
     F_HORIZON_SEQUENCE = 4,
-    F_HORIZON_RUNNING = 5
+    F_HORIZON_RUNNING = 5,
+    F_SETTLED_EPOCH = 6,
+    F_SETTLED_SEQUENCE = 7
 };
 
 static enum ls_status reserve_participant(struct kept *kept, uint64_t number) {
@@ -64,7 +66,8 @@ static bool fields_valid(enum dlog_type type, const struct format_fields *f) {
     case DLOG_PARTICIPANT:
         return f->value[F_NUMBER] >= 1 && f->value[F_NUMBER] <= LS_PARTICIPANT_NUMBER_MAX;
     case DLOG_MARK:
-        return f->present[F_RUNNING] && f->value[F_HORIZON_EPOCH] <= UINT32_MAX;
+        return f->present[F_RUNNING] && f->value[F_HORIZON_EPOCH] <= UINT32_MAX &&
+               f->value[F_SETTLED_EPOCH] <= UINT32_MAX;
     case DLOG_AUDIT:
         return true;
     }
@@ -160,6 +163,12 @@ static void apply_audit(struct kept *kept, const struct kept_change *change, uin
 static void apply_mark(struct kept *kept, const struct format_fields *f) {
     if (f->value[F_RUNNING] > kept->running_ms) {
         kept->running_ms = f->value[F_RUNNING];
+    }
+    struct dlog_key settled = {.epoch = (uint32_t)f->value[F_SETTLED_EPOCH], .sequence = f->value[F_SETTLED_SEQUENCE]};
+    bool further = settled.epoch > kept->mark_settled.epoch ||
+                   (settled.epoch == kept->mark_settled.epoch && settled.sequence > kept->mark_settled.sequence);
+    if (further) {
+        kept->mark_settled = settled;
     }
     if (f->present[F_FIRST_SEGMENT]) {
         kept->mark_first_segment = f->value[F_FIRST_SEGMENT];

@@ -40,7 +40,7 @@ struct kept {
     uint64_t running_ms;     /* highest a mark told */
     /* of the newest mark that told them */
     uint64_t mark_first_segment;
-    struct dlog_key mark_horizon;
+    struct dlog_key mark_horizon, mark_settled;
     uint64_t mark_horizon_running_ms;
 };
 

@@ -169,6 +169,20 @@ static void fill_key(struct pg_op *op, const Lockstep__Work *work) {
     }
 }
 
+static void fill_saga(struct world *world, struct pg_saga *to, const Lockstep__SagaStep *from) {
+    struct ls_gtid gtid;
+    if (ls_gtid_parse(from->saga, &gtid) != LS_OK) {
+        world_wrong(world, "an attempt at a step of %s, which is no saga", from->saga);
+    }
+    snprintf(to->name, sizeof to->name, "%s", from->saga);
+    to->epoch = gtid.epoch;
+    to->sequence = gtid.sequence;
+    to->step = (uint32_t)strtoul(from->step, NULL, 10);
+    to->op = from->op == LOCKSTEP__SAGA_OP__SAGA_DO     ? SAGA_OP_DO
+             : from->op == LOCKSTEP__SAGA_OP__SAGA_UNDO ? SAGA_OP_UNDO
+                                                        : SAGA_OP_CANCEL;
+}
+
 static void submit_run(struct world *world, struct agent_host *host, const struct agent_effect *e, struct pg_op *op) {
     const Lockstep__Work *work = work_of(host, e->run.work);
     assert(work->n_statements <= PG_STATEMENTS_MAX);
@@ -187,6 +201,9 @@ static void submit_run(struct world *world, struct agent_host *host, const struc
     }
     if (e->run.one_phase) {
         fill_key(op, work);
+    }
+    if (work->saga != NULL) {
+        fill_saga(world, &op->saga, work->saga);
     }
     pg_submit(world, op);
 }
@@ -221,6 +238,10 @@ static enum pg_op_kind op_kind(enum agent_effect_kind kind) {
         return PG_READ_KEY;
     case AEF_DB_SETTLE:
         return PG_SETTLE;
+    case AEF_DB_KEPT:
+        return PG_KEPT;
+    case AEF_DB_FORGET:
+        return PG_FORGET;
     case AEF_STOP:
     case AEF_REPORT:
     case AEF_DRAINED:
@@ -235,8 +256,6 @@ static enum pg_op_kind op_kind(enum agent_effect_kind kind) {
     case AEF_SEND_DONE:
     case AEF_SEND_INQUIRY:
     case AEF_SEND_KEPT:
-    case AEF_DB_KEPT:
-    case AEF_DB_FORGET:
     case AEF_FREE_WORK:
     case AEF_FORGET:
         break;
@@ -280,6 +299,19 @@ static void submit(struct world *world, struct agent_host *host, const struct ag
         break;
     case PG_SETTLE:
         sim_coverage.settles++;
+        break;
+    case PG_KEPT:
+        snprintf(op->after, sizeof op->after, "%s", e->kept_page.after);
+        op->limit = e->kept_page.limit;
+        break;
+    case PG_FORGET:
+        assert(!e->forget.has_horizon);
+        op->forget = calloc(e->forget.count + 1, sizeof *op->forget);
+        assert(op->forget != NULL);
+        op->forget_count = e->forget.count;
+        for (uint32_t i = 0; i < e->forget.count; i++) {
+            snprintf(op->forget[i], sizeof op->forget[i], "%s", e->forget.sagas[i]);
+        }
         break;
     case PG_LOCK:
     case PG_CLEAN:
@@ -390,9 +422,10 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         forget_results(host, e->branch);
         return;
     case AEF_SEND_KEPT:
+        send_other(world, e);
+        return;
     case AEF_DB_KEPT:
     case AEF_DB_FORGET:
-        break; /* only for who has been welcomed with version 2 */
     case AEF_DB_LOCK:
     case AEF_DB_CLEAN:
     case AEF_DB_IDENTITY:

@@ -8,6 +8,7 @@
 #include "lockstep/ids.h"
 #include "participant/core/agent.h"
 #include "tests/sim/agent_host.h"
+#include "tests/sim/check_saga.h"
 #include "tests/sim/client.h"
 #include "tests/sim/coord_host.h"
 #include "tests/sim/disk.h"
@@ -94,8 +95,8 @@ static struct txn_book *find_gtid(const struct world *world, const char *gtid) {
     return find(world, parsed.epoch, parsed.sequence);
 }
 
-void check_accepted(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
-                    const struct sim_doc *doc) {
+static struct txn_book *new_book(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
+                                 const struct sim_doc *doc) {
     if (find(world, epoch, sequence) != NULL) {
         world_wrong(world, "%s was handed out twice", gtid);
     }
@@ -105,15 +106,29 @@ void check_accepted(struct world *world, uint32_t epoch, uint64_t sequence, cons
     t->sequence = sequence;
     snprintf(t->gtid, sizeof t->gtid, "%s", gtid);
     t->doc = doc;
+    struct txn_book **bucket = &world->check->buckets[(sequence * 31 + epoch) % BUCKETS];
+    t->next = *bucket;
+    *bucket = t;
+    return t;
+}
+
+void check_attempt(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid, uint32_t participant) {
+    static const struct sim_doc none;
+    struct txn_book *t = new_book(world, epoch, sequence, gtid, &none);
+    t->one = true;
+    t->branches[participant].takes_part = true;
+    sim_coverage.attempts++;
+}
+
+void check_accepted(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
+                    const struct sim_doc *doc) {
+    struct txn_book *t = new_book(world, epoch, sequence, gtid, doc);
     t->one = doc->participant_count == 1;
     for (uint32_t i = 0; i < doc->participant_count; i++) {
         struct branch *b = &t->branches[doc->participants[i]];
         b->takes_part = true;
         b->writes = doc_writes(doc, i);
     }
-    struct txn_book **bucket = &world->check->buckets[(sequence * 31 + epoch) % BUCKETS];
-    t->next = *bucket;
-    *bucket = t;
     sim_coverage.transactions++;
 }
 
@@ -127,6 +142,7 @@ void check_medium(struct world *world, const uint8_t *bytes, size_t length) {
             }
         }
     }
+    check_saga_medium(world, bytes, length);
 }
 
 void check_decision_logged(struct world *world, uint32_t epoch, uint64_t sequence, const char *first_gid,
@@ -612,6 +628,7 @@ static void check_txn_end(struct world *world, const struct txn_book *t) {
 }
 
 void check_end(struct world *world) {
+    check_saga_end(world);
     check_log_keeps(world);
     for (size_t i = 0; i < BUCKETS; i++) {
         for (const struct txn_book *t = world->check->buckets[i]; t != NULL; t = t->next) {
@@ -637,6 +654,7 @@ void check_stop(struct world *world) {
         }
     }
     free(world->check->positions);
+    check_saga_stop(world);
     free(world->check);
     world->check = NULL;
 }

@@ -33,6 +33,8 @@ void check_end(struct world *world);
 /* ---- from the coordinator's host */
 void check_accepted(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
                     const struct sim_doc *doc);
+/* The same of an attempt at a step of a saga. */
+void check_attempt(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid, uint32_t participant);
 void check_decide_sent(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant, bool commit,
                        uint64_t xid);
 /* The decision goes into the log: these are the bytes that prove it on the medium. */
@@ -95,23 +97,26 @@ enum check_ack { CHECK_ACK_COMMITTED, CHECK_ACK_APPLIED, CHECK_ACK_ABORTED, CHEC
 void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack);
 
 /* Counted over a run, for the report of main.c: what the seeds have covered. */
-#define SIM_COVERAGE(X)                                                                                          \
-    X(transactions)                                                                                              \
-    X(committed)                                                                                                 \
-    X(aborted)                                                                                                   \
-    X(one_phase)                                                                                                 \
-    X(read_only)                                                                                                 \
-    X(hazards)                                                                                                   \
-    X(strangers)                                                                                                 \
-    X(outside)                                                                                                   \
-    X(history_lost)                                                                                              \
-    X(coord_crashes)                                                                                             \
-    X(machine_crashes)                                                                                           \
-    X(agent_crashes) X(server_crashes) X(failovers) X(links) X(resets) X(zombie_prepares) X(zombie_commits)      \
-        X(verdict_abort) X(verdict_commit) X(verdict_pending) X(verdict_stranger) X(proofs) X(settles) X(joined) \
-            X(refused) X(sync_failures) X(log_cuts) X(drops) X(cancelled) X(refusals) X(broken) X(pauses)        \
-                X(partitions) X(doubles) X(read_errors) X(drains) X(twins) X(stale_copies) X(stale_refused)      \
-                    X(stale_served) X(stale_verdicts) X(damaged) X(damage_refused)
+#define SIM_COVERAGE(X)                                                                                               \
+    X(transactions)                                                                                                   \
+    X(committed)                                                                                                      \
+    X(aborted)                                                                                                        \
+    X(one_phase)                                                                                                      \
+    X(read_only)                                                                                                      \
+    X(hazards)                                                                                                        \
+    X(strangers)                                                                                                      \
+    X(outside)                                                                                                        \
+    X(history_lost)                                                                                                   \
+    X(coord_crashes)                                                                                                  \
+    X(machine_crashes)                                                                                                \
+    X(agent_crashes)                                                                                                  \
+    X(server_crashes)                                                                                                 \
+    X(failovers) X(links) X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit)           \
+        X(verdict_pending) X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) \
+            X(drops) X(cancelled) X(refusals) X(broken) X(pauses) X(partitions) X(doubles) X(read_errors) X(drains)   \
+                X(twins) X(stale_copies) X(stale_refused) X(stale_served) X(stale_verdicts) X(damaged)                \
+                    X(damage_refused) X(sagas) X(completed) X(compensated) X(attempts) X(barrier_answers) X(pruned)   \
+                        X(stuck) X(operated) X(recovered) X(turned) X(passed) X(stalls)
 struct sim_coverage {
 #define X(name) uint64_t name;
     SIM_COVERAGE(X)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "tests/sim/check.h"
+#include "tests/sim/check_saga.h"
 #include "tests/sim/coord_host.h"
 
 #define PATIENCE_US (15 * SECOND) /* of an HTTP client with nobody answering */
@@ -122,6 +123,70 @@ static void draw_step(struct world *world, struct sim_doc *doc, uint32_t branch)
     doc->step_count++;
 }
 
+static void draw_saga_step(struct world *world, struct sim_doc *doc, enum saga_kind kind) {
+    const struct sim_options *o = &world->options;
+    struct rng *r = &world->rng;
+    struct sim_step *step = &doc->steps[doc->step_count];
+    memset(step, 0, sizeof *step);
+    step->branch = (uint16_t)rng_below(r, doc->participant_count);
+    step->statement.row = (uint32_t)rng_below(r, o->rows);
+    step->statement.kind = PG_WRITE;
+    step->kind = kind;
+    if (kind != SAGA_RETRIABLE && rng_permille(r, o->fail_pm)) {
+        step->statement.kind = PG_FAIL;
+    } else if (kind != SAGA_RETRIABLE && rng_permille(r, o->defer_pm)) {
+        step->statement.kind = PG_DEFER;
+    }
+    step->do_refers = step->undo_refers = -1;
+    doc->step_count++;
+}
+
+static void add_after(struct sim_doc *doc, uint32_t index, uint32_t other) {
+    struct sim_step *step = &doc->steps[index];
+    for (uint32_t i = 0; i < step->after_count; i++) {
+        if (step->after[i] == other) {
+            return;
+        }
+    }
+    step->after[step->after_count++] = (uint16_t)other;
+}
+
+/* Compensatable steps, a pivot behind them, retriable ones behind everything; in the document's order or in parallel.
+ */
+static void draw_saga(struct world *world, struct sim_doc *doc) {
+    struct rng *r = &world->rng;
+    bool pivot = rng_permille(r, world->options.pivot_pm), in_order = rng_below(r, 2) == 0;
+    uint32_t undoable = (uint32_t)rng_below(r, 4), retriable = (uint32_t)rng_below(r, 3);
+    for (uint32_t i = 0; i < undoable; i++) {
+        draw_saga_step(world, doc, SAGA_COMPENSATABLE);
+    }
+    if (pivot) {
+        draw_saga_step(world, doc, SAGA_PIVOT);
+    }
+    for (uint32_t i = 0; i < retriable || doc->step_count == 0; i++) {
+        draw_saga_step(world, doc, SAGA_RETRIABLE);
+    }
+    for (uint32_t i = 1; i < doc->step_count; i++) {
+        for (uint32_t other = 0; other < i; other++) {
+            bool must = doc->steps[i].kind != doc->steps[other].kind || doc->steps[i].kind == SAGA_PIVOT;
+            if (must || (in_order && other + 1 == i) || (!in_order && rng_below(r, 4) == 0)) {
+                add_after(doc, i, other);
+            }
+        }
+        struct sim_step *step = &doc->steps[i];
+        if (step->after_count > 0 && rng_below(r, 4) == 0) {
+            step->do_refers = step->after[rng_below(r, step->after_count)];
+            doc->steps[step->do_refers].referenced = true;
+        }
+        if (step->after_count > 0 && step->kind == SAGA_COMPENSATABLE && rng_below(r, 4) == 0) {
+            step->undo_refers = step->after[rng_below(r, step->after_count)];
+            doc->steps[step->undo_refers].referenced = true;
+        }
+    }
+    doc->attempts = (uint32_t)world->options.attempts;
+    doc->body_length = (uint32_t)rng_between(r, 100, rng_below(r, 10) == 0 ? 8000 : 1000);
+}
+
 static void draw_doc(struct world *world, struct client *client, uint32_t number) {
     const struct sim_options *o = &world->options;
     struct rng *r = &world->rng;
@@ -137,12 +202,16 @@ static void draw_doc(struct world *world, struct client *client, uint32_t number
     }
     doc->participant_count = rng_permille(r, o->single_pm) ? 1 : (uint32_t)rng_between(r, 2, o->participants);
     memcpy(doc->participants, order, sizeof order);
-    for (uint32_t b = 0; b < doc->participant_count; b++) {
+    doc->saga = rng_permille(r, o->saga_pm);
+    for (uint32_t b = 0; b < doc->participant_count && !doc->saga; b++) {
         draw_step(world, doc, b);
     }
-    uint32_t more = (uint32_t)rng_below(r, 4);
+    uint32_t more = doc->saga ? 0 : (uint32_t)rng_below(r, 4);
     for (uint32_t i = 0; i < more; i++) {
         draw_step(world, doc, (uint32_t)rng_below(r, doc->participant_count));
+    }
+    if (doc->saga) {
+        draw_saga(world, doc);
     }
     doc->has_key = rng_permille(r, o->keyed_pm);
     doc->xa = rng_permille(r, o->xa_pm);
@@ -213,6 +282,10 @@ static void acknowledge(struct world *world, const struct sim_response *response
         ack = CHECK_ACK_ABORTED;
     }
     assert(response->has_gtid);
+    if (response->saga) {
+        check_saga_acknowledged(world, response->epoch, response->sequence, response->status == SIM_APPLIED);
+        return;
+    }
     check_acknowledged(world, response->epoch, response->sequence, ack);
 }
 
@@ -238,6 +311,9 @@ void client_response(struct world *world, uint32_t number, uint64_t token, const
         return;
     case SIM_PENDING:
         if (response->has_gtid) {
+            if (response->saga) {
+                check_saga_told(world, response->epoch, response->sequence);
+            }
             c->known = *response;
         }
         in_doubt(world, number);
@@ -302,7 +378,7 @@ static void turn(struct world *world, uint64_t number, uint64_t token) {
         return;
     }
     c->asking = SUBMITTED;
-    int length = snprintf(detail, sizeof detail, "document %u on", doc->number);
+    int length = snprintf(detail, sizeof detail, "%s %u on", doc->saga ? "saga" : "document", doc->number);
     for (uint32_t i = 0; i < doc->participant_count; i++) {
         length += snprintf(detail + length, sizeof detail - (size_t)length, " p%u%s", doc->participants[i] + 1,
                            doc_writes(doc, i) ? "" : "r");
@@ -317,6 +393,11 @@ static void turn(struct world *world, uint64_t number, uint64_t token) {
 }
 
 /* --------------------------------------------------------------------- life */
+
+const struct sim_doc *client_doc(const struct world *world, uint32_t client, uint32_t number) {
+    assert(client < world->options.clients && number < world->clients->list[client].doc_count);
+    return &world->clients->list[client].docs[number];
+}
 
 void clients_start(struct world *world) {
     world->clients = calloc(1, sizeof *world->clients);

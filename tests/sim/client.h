@@ -8,6 +8,7 @@
 #ifndef SIM_CLIENT_H
 #define SIM_CLIENT_H
 
+#include "coordinator/core/saga.h"
 #include "tests/sim/pg.h"
 #include "tests/sim/world.h"
 
@@ -17,8 +18,12 @@
 struct sim_step {
     uint16_t branch; /* index into the document's participants */
     struct pg_statement statement;
-    uint16_t after[2];
+    uint16_t after[SIM_STEPS_MAX];
     uint16_t after_count;
+    /* of a saga */
+    enum saga_kind kind;
+    bool referenced;            /* somebody uses what it returned */
+    int do_refers, undo_refers; /* step whose result the action uses, -1: none */
 };
 
 struct sim_doc {
@@ -31,7 +36,9 @@ struct sim_doc {
     char key[32];
     uint8_t hash[16];
     bool wait_applied, xa;
-    bool other_document; /* carries the key of an earlier, different document */
+    bool saga;
+    uint32_t attempts, body_length; /* of a saga: of each step, bytes of the document in the log */
+    bool other_document;            /* carries the key of an earlier, different document */
 };
 
 /* What comes back over HTTP. */
@@ -52,7 +59,11 @@ struct sim_response {
     uint32_t epoch;
     uint64_t sequence;
     uint32_t only_participant; /* registry number in the gtid of a one-participant transaction */
+    bool saga;                 /* the name is a saga's */
 };
+
+/* Document `number` of a client. */
+const struct sim_doc *client_doc(const struct world *world, uint32_t client, uint32_t number);
 
 void clients_start(struct world *world);
 void clients_stop(struct world *world);

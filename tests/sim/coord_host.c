@@ -16,6 +16,8 @@
 #include "coordinator/reprove.h"
 #include "tests/sim/agent_host.h"
 #include "tests/sim/check.h"
+#include "tests/sim/check_saga.h"
+#include "tests/sim/coord_saga.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/net.h"
 
@@ -36,7 +38,7 @@ struct request {
     uint64_t token;
     const struct sim_doc *doc; /* NULL: a GET */
     bool wait_applied, travelling;
-    bool has_txn;
+    bool has_txn, saga;
     uint32_t epoch;
     uint64_t sequence;
     uint32_t only; /* participant number of a one-participant transaction */
@@ -88,6 +90,9 @@ struct sim_coord {
     uint64_t life, paused_until_us;
     struct dlog *log;
     struct engine *engine;
+    struct sim_sagas *sagas;
+    uint32_t depth; /* > 0: the turn is not over, something of a saga is being carried out */
+    uint64_t saga_armed_us;
     struct engine_effects effects;
     struct registry *registry;
     uint32_t epoch;
@@ -110,6 +115,7 @@ struct sim_coord {
 
 static void boot(struct world *world, uint64_t life, uint64_t unused);
 static void step(struct world *world, struct engine_event *event);
+static void end_turn(struct world *world);
 static void take_stale_away(struct world *world);
 static struct sim_coord *new_coord(void);
 static void stale_starts(struct world *world, uint64_t a, uint64_t b);
@@ -171,7 +177,8 @@ static void respond(struct world *world, struct request *request, enum sim_statu
                                     .has_gtid = request->has_txn,
                                     .epoch = request->epoch,
                                     .sequence = request->sequence,
-                                    .only_participant = request->only};
+                                    .only_participant = request->only,
+                                    .saga = request->saga};
     request->used = false;
     respond_to(world, request->client, request->token, &response);
 }
@@ -206,7 +213,7 @@ static void waited_long_enough(struct world *world, uint64_t client, uint64_t to
     if (request == NULL || !request->has_txn || !world->coord->up) {
         return;
     }
-    const struct txn *txn = engine_find(world->coord->engine, request->epoch, request->sequence);
+    const struct txn *txn = request->saga ? NULL : engine_find(world->coord->engine, request->epoch, request->sequence);
     respond(world, request, txn != NULL && txn->outcome == OUTCOME_COMMITTED ? SIM_COMMITTED : SIM_PENDING);
 }
 
@@ -246,7 +253,8 @@ static bool answer_from(struct world *world, struct request *request, const stru
 static void answer_requests(struct world *world, const struct txn *txn, bool applied, bool pending) {
     for (size_t i = 0; i < REQUESTS_MAX; i++) {
         struct request *request = &world->coord->requests[i];
-        if (!request->used || !request->has_txn || request->epoch != txn->epoch || request->sequence != txn->sequence) {
+        if (!request->used || !request->has_txn || request->saga || request->epoch != txn->epoch ||
+            request->sequence != txn->sequence) {
             continue;
         }
         if (pending) {
@@ -429,10 +437,15 @@ static void write_done(struct world *world, uint64_t life, uint64_t unused) {
             welcome(world, &c->links[i]);
         }
     }
+    if (c->up) {
+        sagas_host_durable(c->sagas, c->fence_position);
+    }
     if (ticket != 0 && c->up) {
         struct engine_event event = {.kind = EV_LOG_DURABLE};
         event.log_durable.ticket = ticket;
         step(world, &event);
+    } else if (c->up) {
+        end_turn(world);
     }
     write_begin(world);
 }
@@ -530,7 +543,6 @@ static struct coord_link *link_to(struct sim_coord *c, uint32_t number) {
 static void send_work(struct world *world, const struct engine_effect *e) {
     struct sim_coord *c = world->coord;
     const struct txn *txn = e->txn;
-    const struct sim_doc *doc = txn->document;
     uint32_t number = txn->branches[e->branch].participant;
     struct coord_link *link = link_to(c, number);
     struct engine_participant_info info;
@@ -540,6 +552,7 @@ static void send_work(struct world *world, const struct engine_effect *e) {
     }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     Lockstep__Work work = LOCKSTEP__WORK__INIT;
+    Lockstep__SagaStep saga = LOCKSTEP__SAGA_STEP__INIT;
     Lockstep__Statement statements[SIM_STEPS_MAX];
     Lockstep__Statement *list[SIM_STEPS_MAX];
     char sql[SIM_STEPS_MAX][96];
@@ -554,15 +567,20 @@ static void send_work(struct world *world, const struct engine_effect *e) {
     work.deadline_ms = left > 0 ? (uint32_t)left : 1;
     work.has_gid_form = true;
     work.gid_form = txn->gid_form == LS_GID_XA ? LOCKSTEP__GID_FORM__XA : LOCKSTEP__GID_FORM__READABLE;
+    uint32_t step;
+    bool cancel;
+    const struct pg_statement *attempt = sagas_host_work(c->sagas, txn, &saga, &step, &cancel);
+    const struct sim_doc *doc = attempt == NULL ? txn->document : NULL;
     for (uint32_t i = 0; i < e->work.step_count; i++) {
         lockstep__statement__init(&statements[i]);
-        statement_text(&doc->steps[e->work.steps[i]].statement, sql[i]);
-        statements[i].step = e->work.steps[i];
+        statement_text(doc != NULL ? &doc->steps[e->work.steps[i]].statement : attempt, sql[i]);
+        statements[i].step = doc != NULL ? e->work.steps[i] : step;
         statements[i].sql = sql[i];
         list[i] = &statements[i];
     }
-    work.n_statements = e->work.step_count;
+    work.n_statements = attempt != NULL && cancel ? 0 : e->work.step_count;
     work.statements = list;
+    work.saga = attempt != NULL ? &saga : NULL;
     if (txn->one_participant && txn->has_key) {
         work.key = text(doc->key);
         work.has_document_hash = true;
@@ -621,14 +639,20 @@ static void on_outcome(struct world *world, const struct txn *txn) {
     if (txn->outcome == OUTCOME_COMMITTED && !txn->one_participant && !txn->fully_read_only) {
         check_decision_announced(world, txn->epoch, txn->sequence);
     }
-    answer_requests(world, txn, false, false);
+    if (!sagas_host_on_outcome(world, world->coord->sagas, txn)) {
+        answer_requests(world, txn, false, false);
+    }
 }
 
 static void on_refused(struct world *world, const struct engine_effect *e) {
     static const char *const names[] = {"busy",     "keys full", "no memory",   "offline",
                                         "draining", "log full",  "key mismatch"};
-    struct request *request = &world->coord->requests[e->ref];
     trace(world, "refuses", names[e->refused.why]);
+    if (sagas_host_owns(world->coord->sagas, e->ref)) {
+        sagas_host_on_refused(world->coord->sagas);
+        return;
+    }
+    struct request *request = &world->coord->requests[e->ref];
     respond(world, request, e->refused.why == REFUSE_KEY_MISMATCH ? SIM_MISMATCH : SIM_NOT_BEGUN);
 }
 
@@ -651,12 +675,16 @@ static void carry_out(struct world *world, const struct engine_effect *e) {
     uint64_t end;
     switch (e->kind) {
     case EF_ACCEPTED: {
+        c->documents_held++;
+        if (sagas_host_owns(c->sagas, e->ref)) {
+            sagas_host_on_accepted(world, c->sagas, e);
+            return;
+        }
         struct request *request = &c->requests[e->ref];
         request->has_txn = true;
         request->epoch = e->txn->epoch;
         request->sequence = e->txn->sequence;
         request->only = e->txn->one_participant ? e->txn->branches[0].participant : 0;
-        c->documents_held++;
         world_trace(world, actor(world), "accepts", "%s c%u document %u", e->txn->gtid, request->doc->client,
                     request->doc->number);
         check_accepted(world, e->txn->epoch, e->txn->sequence, e->txn->gtid, request->doc);
@@ -724,6 +752,16 @@ static void carry_out(struct world *world, const struct engine_effect *e) {
     assert(!"effect kind");
 }
 
+static void saga_tick(struct world *world, uint64_t life, uint64_t unused) {
+    struct sim_coord *c = world->coord;
+    if (still_paused(world, saga_tick, life, unused) || !c->up || c->life != life) {
+        return;
+    }
+    c->saga_armed_us = SAGA_NEVER;
+    sagas_host_tick(c->sagas);
+    end_turn(world);
+}
+
 static void tick(struct world *world, uint64_t life, uint64_t unused) {
     if (still_paused(world, tick, life, 0)) {
         return;
@@ -772,19 +810,184 @@ static void step(struct world *world, struct engine_event *event) {
             carry_out(world, &c->effects.list[i]);
         }
     }
+    end_turn(world);
+}
+
+static void arm(struct world *world, uint64_t due, uint64_t *armed_us, world_call call) {
+    if (due < *armed_us) {
+        *armed_us = due;
+        world_after(world, due > world->now_us ? due - world->now_us : 0, call, world->coord->life, 0);
+    }
+}
+
+/* What sagas make of what has happened; then the process dies, or arms its timers and writes. */
+static void end_turn(struct world *world) {
+    struct sim_coord *c = world->coord;
+    if (c->depth > 0) {
+        return;
+    }
+    c->depth++;
+    sagas_host_turn(world, c->sagas);
+    c->depth--;
     if (c->dying) {
         coord_crash(world, !c->refused && rng_permille(&world->rng, world->options.coord_machine_pm));
         return;
     }
-    uint64_t due = engine_next_timer(c->engine);
-    if (due != ENGINE_NEVER && due < c->armed_us) {
-        c->armed_us = due;
-        world_after(world, due > world->now_us ? due - world->now_us : 0, tick, c->life, 0);
-    }
+    arm(world, engine_next_timer(c->engine), &c->armed_us, tick);
+    arm(world, sagas_host_next_timer(c->sagas), &c->saga_armed_us, saga_tick);
     write_begin(world);
 }
 
+/* ------------------------------------------- what the host of sagas needs (coord_saga.h) */
+
+uint32_t coord_epoch(const struct world *world) {
+    return world->coord->epoch;
+}
+struct dlog *coord_log(struct world *world) {
+    return world->coord->log;
+}
+struct engine *coord_engine(struct world *world) {
+    return world->coord->engine;
+}
+uint64_t coord_wall_clock_ms(struct world *world) {
+    return wall_clock_ms(world);
+}
+uint32_t coord_number_of(const struct world *world, uint32_t participant) {
+    char name[8];
+    sim_participant_name(participant, name);
+    const struct registry_participant *entry = registry_by_name(world->coord->registry, name);
+    return entry == NULL ? 0 : entry->number;
+}
+uint32_t coord_participant_of(const struct world *world, uint32_t number) {
+    return participant_index(world->coord, number);
+}
+bool coord_is_linked(const struct world *world, uint32_t number) {
+    return link_to(world->coord, number) != NULL;
+}
+void coord_engine_step(struct world *world, struct engine_event *event) {
+    step(world, event);
+}
+void coord_log_appended(struct world *world) {
+    room_changed(world->coord);
+    world->coord->kick = true;
+}
+bool coord_dies(struct world *world) {
+    struct sim_coord *c = world->coord;
+    c->dying = c->dying || world_fault(world, world->options.coord_cut_pm);
+    return c->dying;
+}
+
+static void send_forget(struct world *world, const struct coord_link *link, Lockstep__Forget *forget) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_FORGET;
+    frame.forget = forget;
+    world_trace(world, actor(world), "Forget", "p%u %zu sagas", link->participant + 1, forget->n_sagas);
+    send_frame(world, link, &frame);
+}
+
+void coord_send_forget(struct world *world, uint32_t number, const char *saga) {
+    struct coord_link *link = link_to(world->coord, number);
+    if (link != NULL) {
+        char *list[1] = {text(saga)};
+        Lockstep__Forget forget = LOCKSTEP__FORGET__INIT;
+        forget.n_sagas = 1;
+        forget.sagas = list;
+        send_forget(world, link, &forget);
+    }
+}
+
+/* True: answered. */
+static bool answer_saga(struct world *world, struct request *request, const struct saga *saga) {
+    if (saga->state == SAGA_COMPLETED || saga->state == SAGA_COMPENSATED) {
+        respond(world, request, saga->state == SAGA_COMPLETED ? SIM_APPLIED : SIM_ABORTED);
+        return true;
+    }
+    bool enough = saga->state == SAGA_STUCK || (saga->state != SAGA_BEGUN && !request->wait_applied);
+    if (enough) {
+        respond(world, request, SIM_PENDING);
+    }
+    return enough;
+}
+
+void coord_on_saga(struct world *world, const struct saga *saga) {
+    for (size_t i = 0; i < REQUESTS_MAX && world->who == 0; i++) {
+        struct request *request = &world->coord->requests[i];
+        if (request->used && request->saga && request->has_txn && !request->travelling &&
+            request->epoch == saga->epoch && request->sequence == saga->sequence) {
+            (void)answer_saga(world, request, saga);
+        }
+    }
+}
+
 /* ------------------------------------------------------------------ requests */
+
+/* How a saga has ended, as the log knows it. */
+static enum sim_status ended_saga(struct world *world, uint32_t epoch, uint64_t sequence) {
+    struct dlog *log = world->coord->log;
+    struct dlog_saga found;
+    struct dlog_record record;
+    struct ls_error err;
+    if (!dlog_find_saga(log, epoch, sequence, &found) || found.end == 0) {
+        return SIM_UNKNOWN;
+    }
+    enum ls_status status = dlog_read(log, found.end, &record, &err);
+    if (status == LS_ERR_BUSY) {
+        return SIM_PENDING;
+    }
+    Lockstep__LogSagaEnd *end =
+        status == LS_OK ? lockstep__log_saga_end__unpack(NULL, record.length, record.payload) : NULL;
+    if (end == NULL) {
+        world_wrong(world, "the end of a saga that the index names cannot be read back");
+    }
+    enum sim_status answer = end->state == SAGA_COMPLETED ? SIM_APPLIED : SIM_ABORTED;
+    lockstep__log_saga_end__free_unpacked(end, NULL);
+    return answer;
+}
+
+static void look_up_saga(struct world *world, struct request *request) {
+    const struct saga *saga = sagas_host_find(world->coord->sagas, request->epoch, request->sequence);
+    if (saga == NULL) {
+        respond(world, request, ended_saga(world, request->epoch, request->sequence));
+    } else if (!answer_saga(world, request, saga)) {
+        world_after(world, GET_WAIT_US, waited_long_enough, request->client, request->token);
+    }
+}
+
+static void saga_arrives(struct world *world, struct request *request) {
+    struct sim_coord *c = world->coord;
+    const struct sim_doc *doc = request->doc;
+    uint32_t numbers[SIM_PARTICIPANTS_MAX];
+    struct engine_saga saga = {.participants = numbers, .participant_count = doc->participant_count};
+    for (uint32_t i = 0; i < doc->participant_count; i++) {
+        numbers[i] = coord_number_of(world, doc->participants[i]);
+        if (numbers[i] == 0 || !engine_participant_info(c->engine, numbers[i], &(struct engine_participant_info){0})) {
+            respond(world, request, SIM_NOT_BEGUN); /* 400: never heard of */
+            return;
+        }
+    }
+    XXH128_hash_t key = XXH3_128bits(doc->key, strlen(doc->key));
+    saga.has_key = doc->has_key;
+    memcpy(saga.key_digest, &key, sizeof saga.key_digest);
+    memcpy(saga.document_digest, doc->hash, sizeof saga.document_digest);
+    c->depth++;
+    enum engine_saga_answer answer = sagas_host_begin(world, c->sagas, doc, &saga);
+    c->depth--;
+    request->saga = true;
+    request->has_txn = answer != ENGINE_SAGA_REFUSED;
+    request->epoch = saga.epoch;
+    request->sequence = saga.sequence;
+    if (answer == ENGINE_SAGA_REFUSED) {
+        respond(world, request, saga.why == REFUSE_KEY_MISMATCH ? SIM_MISMATCH : SIM_NOT_BEGUN);
+    } else if (answer == ENGINE_SAGA_JOINED) {
+        sim_coverage.joined++;
+        look_up_saga(world, request);
+    } else {
+        world_trace(world, actor(world), "begins", "saga %u.%llu c%u document %u", saga.epoch,
+                    (unsigned long long)saga.sequence, doc->client, doc->number);
+        world_after(world, GET_WAIT_US, waited_long_enough, request->client, request->token);
+    }
+    end_turn(world);
+}
 
 static void look_up(struct world *world, struct request *request) {
     struct sim_coord *c = world->coord;
@@ -836,7 +1039,11 @@ static void run_arrives(struct world *world, uint64_t client, uint64_t token) {
     }
     const struct sim_doc *doc = request->doc;
     if (doc == NULL) {
-        look_up(world, request);
+        (request->saga ? look_up_saga : look_up)(world, request);
+        return;
+    }
+    if (doc->saga) {
+        saga_arrives(world, request);
         return;
     }
     uint32_t numbers[SIM_PARTICIPANTS_MAX];
@@ -886,6 +1093,7 @@ void coord_get(struct world *world, uint32_t client, uint64_t token, const struc
     request->epoch = what->epoch;
     request->sequence = what->sequence;
     request->only = what->only_participant;
+    request->saga = what->saga;
     request->wait_applied = wait_applied;
     request->travelling = true;
     world_after(world, rng_delay(&world->rng, 200), run_arrives, client, token);
@@ -897,6 +1105,12 @@ void coord_cancel(struct world *world, uint32_t client, uint64_t token) {
         return;
     }
     sim_coverage.cancelled++;
+    if (request->saga) {
+        trace(world, "cancel", "a saga");
+        sagas_host_cancel(world, world->coord->sagas, request->epoch, request->sequence);
+        end_turn(world);
+        return;
+    }
     struct engine_event event = {.kind = EV_CANCEL};
     event.cancel.epoch = request->epoch;
     event.cancel.sequence = request->sequence;
@@ -1039,7 +1253,7 @@ static void welcome(struct world *world, struct coord_link *link) {
     }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     Lockstep__Welcome welcome_body = LOCKSTEP__WELCOME__INIT;
-    welcome_body.version = LS_PROTOCOL_VERSION_MIN; /* no sagas here yet, and nothing that they need */
+    welcome_body.version = LS_PROTOCOL_VERSION;
     welcome_body.coordinator = text(SIM_COORDINATOR);
     welcome_body.number = link->entry->number;
     welcome_body.has_chain_at = link->has_chain;
@@ -1189,7 +1403,26 @@ static void on_vote(struct world *world, const struct coord_link *link, const Lo
             txn != NULL && vote->existing_hash.len == sizeof txn->document_digest &&
             memcmp(vote->existing_hash.data, txn->document_digest, sizeof txn->document_digest) == 0;
     }
+    sagas_host_on_vote(world->coord->sagas, &gtid, vote);
     step(world, &event);
+}
+
+/* Which of the sagas that a database keeps may it forget? */
+static void on_kept_sagas(struct world *world, const struct coord_link *link, const Lockstep__Kept *kept) {
+    struct sim_coord *c = world->coord;
+    char *list[LS_KEPT_PAGE_MAX];
+    Lockstep__Forget forget = LOCKSTEP__FORGET__INIT;
+    forget.has_token = true;
+    forget.token = kept->token;
+    forget.sagas = list;
+    for (size_t i = 0; i < kept->n_sagas; i++) {
+        struct ls_gtid gtid;
+        if (parse_ours(kept->sagas[i], &gtid) && gtid.participant == 0 &&
+            sagas_host_forgotten(world, c->sagas, &gtid)) {
+            list[forget.n_sagas++] = kept->sagas[i];
+        }
+    }
+    send_forget(world, link, &forget);
 }
 
 static void on_done(struct world *world, struct coord_link *link, const Lockstep__Done *done) {
@@ -1336,6 +1569,13 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
         if (world->coord->up && link->history_changed) {
             begin_proofs(world, link);
         }
+        if (world->coord->up && link->state == LINK_WELCOMED) {
+            sagas_host_up(world->coord->sagas, link->entry->number);
+            end_turn(world);
+        }
+        return;
+    case LOCKSTEP__FRAME__BODY_KEPT:
+        on_kept_sagas(world, link, frame->kept);
         return;
     case LOCKSTEP__FRAME__BODY_CREDIT:
         event.kind = EV_CREDIT;
@@ -1369,7 +1609,6 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
     case LOCKSTEP__FRAME__BODY_ANSWER:
     case LOCKSTEP__FRAME__BODY_SETTLE:
     case LOCKSTEP__FRAME__BODY_PROVE:
-    case LOCKSTEP__FRAME__BODY_KEPT:
     case LOCKSTEP__FRAME__BODY_FORGET:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
     case LOCKSTEP__FRAME__BODY_ROUTE:
@@ -1505,9 +1744,19 @@ static void housekeeping(struct world *world, uint64_t life, uint64_t unused) {
 
 /* -------------------------------------------------------------------- life */
 
+struct replay {
+    struct recovery *recovery;
+    struct saga_fold *sagas;
+};
+
 static enum ls_status on_replay(void *context, const struct dlog_record *record) {
+    const struct replay *replay = context;
     struct ls_error err;
-    return recovery_record(context, record->type, record->position, record->payload, record->length, &err);
+    enum ls_status status =
+        saga_fold_record(replay->sagas, record->type, record->position, record->payload, record->length, &err);
+    return status != LS_OK ? status
+                           : recovery_record(replay->recovery, record->type, record->position, record->payload,
+                                             record->length, &err);
 }
 
 static uint32_t app_number(void *context, const char *app) {
@@ -1515,7 +1764,7 @@ static uint32_t app_number(void *context, const char *app) {
     return app[0] != '\0' ? 1 : 0;
 }
 
-static enum ls_status open_log(struct world *world, struct recovery *recovery, struct ls_error *err) {
+static enum ls_status open_log(struct world *world, struct replay *replay, struct ls_error *err) {
     struct sim_coord *c = world->coord;
     struct dlog_options options = {.dir = DISK_ROOT,
                                    .coordinator = SIM_COORDINATOR,
@@ -1525,7 +1774,7 @@ static enum ls_status open_log(struct world *world, struct recovery *recovery, s
                                    .retention_ms = retention_ms(world),
                                    .spares = 2,
                                    .io = disk_io(world)};
-    enum ls_status status = dlog_open(&options, on_replay, recovery, &c->log, err);
+    enum ls_status status = dlog_open(&options, on_replay, replay, &c->log, err);
     if (status == LS_ERR_CORRUPT && !disk_was_cut(world) && !world->coord->damaged) {
         world_wrong(world, "the log is called corrupt: %s", err->text);
     }
@@ -1590,7 +1839,8 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     c->life = life;
     c->started_us = world->now_us;
     struct recovery *recovery = recovery_new();
-    assert(recovery != NULL);
+    struct replay replay = {recovery, saga_fold_new()};
+    assert(recovery != NULL && replay.sagas != NULL);
     if (world_fault(world, world->options.disk_cut_pm)) {
         disk_cut(world, rng_between(&world->rng, 1, 60));
     }
@@ -1601,7 +1851,7 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     damage(world);
     disk_set_full(world, world_fault(world, world->options.disk_full_pm));
     struct ls_error err = {0};
-    enum ls_status status = open_log(world, recovery, &err);
+    enum ls_status status = open_log(world, &replay, &err);
     bool cut = disk_was_cut(world);
     reading_is_over(world);
     disk_set_full(world, false);
@@ -1611,6 +1861,7 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     c->up = true; /* so that coord_crash() cleans up whatever is there */
     if (cut || status != LS_OK) {
         recovery_free(recovery);
+        saga_fold_free(replay.sagas);
         if (world->healed) {
             world_wrong(world, "a healthy disk, and the log cannot be opened: %s %s", ls_status_text(status), err.text);
         }
@@ -1621,6 +1872,9 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     start_engine(world, recovery);
     world_trace(world, actor(world), "up", "epoch %u, %zu open decisions", c->epoch, recovery_open_count(recovery));
     recovery_free(recovery);
+    c->sagas = sagas_host_new(world, c->epoch);
+    sagas_host_recover(world, c->sagas, replay.sagas);
+    saga_fold_free(replay.sagas);
     dlog_durable(c->log, &c->fence_position, &c->fence_chain);
     check_log_position(world, c->fence_position, c->fence_chain);
     if (world->who == 0) {
@@ -1645,6 +1899,8 @@ void coord_crash(struct world *world, bool machine) {
     sim_coverage.machine_crashes += machine ? 1u : 0u;
     c->up = c->dying = false;
     c->paused_until_us = 0;
+    sagas_host_free(c->sagas);
+    c->sagas = NULL;
     engine_free(c->engine);
     c->engine = NULL;
     dlog_close(c->log);
@@ -1660,6 +1916,7 @@ void coord_crash(struct world *world, bool machine) {
     c->ticket_first = c->ticket_count = 0;
     c->kick = c->writing = false;
     c->armed_us = ENGINE_NEVER;
+    c->saga_armed_us = SAGA_NEVER;
     c->rounds = c->horizon_seen = c->append_seen = 0;
     c->documents_held = 0;
     memset(c->links, 0, sizeof c->links);
@@ -1834,6 +2091,17 @@ static void pause_timer(struct world *world, uint64_t a, uint64_t b) {
     world_after(world, rng_delay(&world->rng, world->options.pause_ms * MS), pause_timer, a, b);
 }
 
+/* Somebody looks at the dead letters; when the faults are over, until there are none. */
+static void operator_timer(struct world *world, uint64_t a, uint64_t b) {
+    struct sim_coord *c = world->coord;
+    if (c->up && c->paused_until_us <= world->now_us) {
+        sagas_host_operate(world, c->sagas, !world->healed);
+        end_turn(world);
+    }
+    world_after(world, world->healed ? SECOND : rng_delay(&world->rng, world->options.operate_ms * MS), operator_timer,
+                a, b);
+}
+
 static void crash_timer(struct world *world, uint64_t a, uint64_t b) {
     (void)a;
     (void)b;
@@ -1852,6 +2120,7 @@ static struct sim_coord *new_coord(void) {
     struct sim_coord *c = calloc(1, sizeof *c);
     assert(c != NULL);
     c->armed_us = ENGINE_NEVER;
+    c->saga_armed_us = SAGA_NEVER;
     return c;
 }
 
@@ -1859,6 +2128,9 @@ void coord_start(struct world *world) {
     world->coord = world->coords[0] = new_coord();
     disk_on_durable(world, check_medium);
     world_after(world, rng_below(&world->rng, 50 * MS), boot, 1, 0);
+    if (world->options.saga_pm > 0) {
+        world_after(world, rng_delay(&world->rng, world->options.operate_ms * MS), operator_timer, 0, 0);
+    }
     if (world->options.pause_ms > 0) {
         world_after(world, rng_delay(&world->rng, world->options.pause_ms * MS), pause_timer, 0, 0);
     }
@@ -1879,6 +2151,7 @@ void coord_stop(struct world *world) {
         if (c == NULL) {
             continue;
         }
+        sagas_host_free(c->sagas);
         engine_free(c->engine);
         dlog_close(c->log);
         registry_free(c->registry);
@@ -1905,6 +2178,9 @@ const char *coord_unfinished(struct world *world) {
             snprintf(why, sizeof why, "%s is %s", txn->gtid, txn_state_name(txn->state));
             return why;
         }
+    }
+    if (sagas_host_count(c->sagas) > 0) {
+        return "a saga has not ended";
     }
     for (uint32_t number = 1; number <= registry_highest(c->registry); number++) {
         struct engine_participant_info info;

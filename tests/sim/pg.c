@@ -5,6 +5,7 @@
 
 #include "tests/sim/agent_host.h"
 #include "tests/sim/check.h"
+#include "tests/sim/check_saga.h"
 #include "tests/sim/coord_host.h"
 #include "tests/sim/pg_internal.h"
 
@@ -178,6 +179,9 @@ void xact_commit(struct world *world, uint32_t participant, int index, const cha
     trace_xact(world, xact, index, "committed", how);
     if (xact->branch && !xact->tombstone) {
         check_committed(world, xact->gtid, participant, xact_xid(index), prepared, how);
+        if (xact->effect) {
+            check_saga_effect(world, &xact->saga, participant, xact->kept);
+        }
     } else if (!xact->branch && prepared) {
         check_stranger_finished(world, xact->gid, participant, true, how);
     }
@@ -210,6 +214,36 @@ int xact_find_prepared(struct world *world, uint32_t participant, const char *gi
         }
     }
     return NO_XACT;
+}
+
+static bool same_saga(const struct pg_saga *a, const struct pg_saga *b) {
+    return a->epoch == b->epoch && a->sequence == b->sequence;
+}
+
+enum pg_barrier barrier_look(struct world *world, uint32_t participant, const struct pg_saga *saga, int own,
+                             uint64_t *ret_kept, bool *ret_busy) {
+    struct cluster *c = cluster_for(world, participant);
+    const struct xact *newest = NULL;
+    uint64_t kept = 0, kept_order = 0;
+    *ret_busy = false;
+    for (int i = 0; i < c->xact_count; i++) {
+        const struct xact *x = &c->xacts[i];
+        bool writes = x->barrier != PG_NO_ROW && x->saga.step == saga->step;
+        if (i == own || x->participant != participant || (!writes && !x->prunes) || !same_saga(&x->saga, saga)) {
+            continue;
+        }
+        if (x->state == XACT_RUNNING) {
+            *ret_busy = true;
+        } else if (x->state == XACT_COMMITTED) {
+            newest = newest == NULL || x->barrier_order > newest->barrier_order ? x : newest;
+            if (x->barrier == PG_DONE && x->barrier_order >= kept_order) {
+                kept = x->kept;
+                kept_order = x->barrier_order;
+            }
+        }
+    }
+    *ret_kept = kept;
+    return newest == NULL || newest->prunes ? PG_NO_ROW : newest->barrier;
 }
 
 uint32_t cluster_prepared(struct world *world, uint32_t participant) {
@@ -285,8 +319,11 @@ static void replay(struct world *world, uint32_t number, size_t records) {
         bool known = i < count;
         if (xact->branch && !xact->tombstone && (before[i] == XACT_PREPARED || before[i] == XACT_COMMITTED) &&
             (!known || xact->state != before[i])) {
-            check_history_lost(world, xact->gtid, xact->participant, xact_xid(i),
-                               known && xact->state == XACT_PREPARED, c->timeline);
+            check_history_lost(world, xact->gtid, xact->participant, xact_xid(i), known && xact->state == XACT_PREPARED,
+                               c->timeline);
+            if (xact->saga.name[0] != '\0') {
+                check_saga_lost(world, &xact->saga);
+            }
         }
     }
 }
@@ -510,8 +547,7 @@ void pg_stop(struct world *world) {
     }
     for (uint32_t i = 0; i < OPS_MAX; i++) {
         if (pg->ops[i] != NULL) {
-            free(pg->ops[i]->scan);
-            free(pg->ops[i]);
+            pg_op_free(pg->ops[i]);
         }
     }
     free(pg);

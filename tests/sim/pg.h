@@ -21,6 +21,7 @@
 #ifndef SIM_PG_H
 #define SIM_PG_H
 
+#include "coordinator/core/saga.h"
 #include "lockstep.pb-c.h"
 #include "participant/core/agent.h"
 #include "tests/sim/world.h"
@@ -45,13 +46,24 @@ enum pg_op_kind {
     PG_FINISH,
     PG_PROVE,
     PG_READ_KEY,
-    PG_SETTLE
+    PG_SETTLE,
+    PG_KEPT,
+    PG_FORGET
 };
 
 enum pg_statement_kind { PG_WRITE, PG_READ, PG_FAIL, PG_DEFER, PG_END };
+enum pg_barrier { PG_NO_ROW, PG_DONE, PG_UNDONE, PG_CANCELLED };
 struct pg_statement {
     enum pg_statement_kind kind;
     uint32_t row, step;
+};
+
+/* One attempt at a step of a saga. */
+struct pg_saga {
+    char name[LS_GTID_MAX + 1]; /* the saga's, "": this is no attempt */
+    uint32_t epoch, step;
+    uint64_t sequence;
+    enum saga_op op;
 };
 
 /* One request of an agent. What the effect said goes in; the answer comes back as an agent event. */
@@ -73,6 +85,9 @@ struct pg_op {
     uint32_t statement_count;
     char key[LS_IDENTITY_MAX + LS_KEY_MAX + 2]; /* PG_RUN, PG_READ_KEY: app and key, "" if none */
     uint8_t hash[16];
+    struct pg_saga saga;             /* PG_RUN */
+    char (*forget)[LS_GTID_MAX + 1]; /* PG_FORGET: sagas whose barrier rows may go */
+    uint32_t forget_count;
 
     /* the server's own */
     bool acted;      /* the server has done it */
@@ -87,6 +102,11 @@ struct pg_op {
     struct agent_step_rows rows[PG_STATEMENTS_MAX];
     struct agent_switch history[PG_HISTORY_MAX];
     struct pg_scan *scan;
+    struct pg_kept *kept;
+};
+struct pg_kept {
+    const char *list[LS_KEPT_PAGE_MAX];
+    char name[LS_KEPT_PAGE_MAX][LS_GTID_MAX + 1];
 };
 struct pg_scan {
     struct agent_prepared rows[PG_SCAN_MAX];

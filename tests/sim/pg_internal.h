@@ -28,6 +28,12 @@ struct xact {
     uint64_t rows; /* bit per row it has locked */
     uint64_t prepared_us;
     uint64_t outside_us; /* an outside hand finished it, 0: none */
+    /* a saga's step */
+    struct pg_saga saga;
+    bool effect;             /* its statement has run */
+    enum pg_barrier barrier; /* what it has written into the step's row */
+    uint64_t barrier_order, kept;
+    bool prunes; /* it has deleted all rows of the saga */
 };
 
 enum wal_kind { WAL_ASSIGN, WAL_PREPARE, WAL_COMMIT, WAL_ABORT, WAL_FENCE };
@@ -88,7 +94,9 @@ struct session {
     struct pg_op *run; /* NULL: idle */
     struct item items[ITEMS_MAX];
     uint32_t item_count, at, drop_at;
-    uint64_t waits_until_us; /* for an outcome row somebody holds */
+    uint64_t waits_until_us; /* for an outcome row or a barrier row that somebody holds */
+    uint64_t stalled_until_us;
+    bool doomed; /* to be terminated when it hears of it */
 };
 
 struct sim_pg {
@@ -97,7 +105,7 @@ struct sim_pg {
     uint32_t cluster_of[SIM_PARTICIPANTS_MAX];
     struct session sessions[SESSIONS_MAX];
     struct pg_op *ops[OPS_MAX];
-    uint64_t next_serial;
+    uint64_t next_serial, next_barrier;
     uint64_t fence_stored[SIM_PARTICIPANTS_MAX]; /* serial of the newest fence request that was carried out */
     uint64_t fence_at_us[SIM_PARTICIPANTS_MAX];  /* fence requests of one agent arrive in order */
     uint32_t strangers; /* prepared by strangers under gids that are not ours: must never be touched */
@@ -112,6 +120,10 @@ void xact_prepare(struct world *world, uint32_t participant, int xact, const cha
 void xact_commit(struct world *world, uint32_t participant, int xact, const char *how);
 void xact_abort(struct world *world, uint32_t participant, int xact, const char *how);
 int xact_find_prepared(struct world *world, uint32_t participant, const char *gid); /* anywhere in its cluster */
+/* What the committed row of a step says, PG_NO_ROW: there is none; and what it has kept. *ret_busy: somebody else is
+ * about to change it. */
+enum pg_barrier barrier_look(struct world *world, uint32_t participant, const struct pg_saga *saga, int own,
+                             uint64_t *ret_kept, bool *ret_busy);
 uint32_t cluster_prepared(struct world *world, uint32_t participant);
 uint64_t wal_flushed_lsn(const struct cluster *c);
 void wal_append_fence(struct world *world, uint32_t participant, const struct agent_fence *fence, bool durable);
@@ -120,6 +132,7 @@ bool row_lock(struct world *world, uint32_t participant, uint32_t row, int xact,
 void row_leave_queue(struct world *world, uint32_t participant, int row, int session);
 
 /* pg_session.c */
+void pg_op_free(struct pg_op *op);
 void session_row_granted(struct world *world, int session, uint32_t row);
 void sessions_server_gone(struct world *world, uint32_t participant);
 

@@ -9,8 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "lockstep/ids.h"
 #include "tests/sim/agent_host.h"
 #include "tests/sim/check.h"
+#include "tests/sim/check_saga.h"
 #include "tests/sim/pg_internal.h"
 
 #define NOT_DROPPED UINT32_MAX
@@ -46,11 +48,17 @@ static struct pg_op *op_find(struct world *world, uint64_t slot, uint64_t serial
     return op != NULL && op->serial == serial ? op : NULL;
 }
 
+void pg_op_free(struct pg_op *op) {
+    free(op->scan);
+    free(op->kept);
+    free(op->forget);
+    free(op);
+}
+
 static void op_free(struct world *world, struct pg_op *op) {
     assert(world->pg->ops[op->slot] == op);
     world->pg->ops[op->slot] = NULL;
-    free(op->scan);
-    free(op);
+    pg_op_free(op);
 }
 
 static uint64_t way(struct world *world) {
@@ -126,6 +134,12 @@ static void op_set_failed(struct pg_op *op) {
     case PG_SETTLE:
         e->kind = AEV_DB_SETTLE;
         e->settled.result = AGENT_SETTLE_FAILED;
+        break;
+    case PG_KEPT:
+        e->kind = AEV_DB_KEPT;
+        break;
+    case PG_FORGET:
+        e->kind = AEV_DB_FORGET;
         break;
     case PG_RELEASE:
         assert(!"a release has no answer");
@@ -344,6 +358,9 @@ static void plan(struct session *s, const struct pg_op *op) {
         if (op->one_phase) {
             ADD(AGENT_ITEM_OUTCOME_ROW, 0);
         }
+        if (op->saga.name[0] != '\0') {
+            ADD(AGENT_ITEM_BARRIER, 0);
+        }
     }
     for (uint32_t i = 0; i < op->statement_count; i++) {
         ADD(AGENT_ITEM_STATEMENT, i);
@@ -367,7 +384,13 @@ static void session_next(struct world *world, struct session *s) {
     } else if (s->at < s->item_count && s->items[s->at].kind != AGENT_ITEM_STATEMENT) {
         mean = 20;
     }
-    world_after(world, work(world, mean), session_step, (uint64_t)session_slot(world, s), ++s->turn);
+    uint64_t delay = work(world, mean);
+    if (world_fault(world, world->options.stall_pm)) {
+        delay += rng_delay(&world->rng, SECOND);
+        s->stalled_until_us = world->now_us + delay;
+        sim_coverage.stalls++;
+    }
+    world_after(world, delay, session_step, (uint64_t)session_slot(world, s), ++s->turn);
 }
 
 static void run_ends(struct world *world, struct session *s) {
@@ -393,6 +416,7 @@ static void run_fails(struct world *world, struct session *s, const char *sqlsta
     }
     run->sqlstate = sqlstate;
     run->message = message;
+    run->has_barrier = run->has_barrier && run->failed == AGENT_ITEM_BARRIER;
     s->tx = TX_IDLE;
     if (s->xact != NO_XACT) {
         int xact = s->xact;
@@ -421,7 +445,8 @@ static void statement_times_out(struct world *world, uint64_t slot, uint64_t op_
         return;
     }
     enum agent_item kind = s->items[s->at].kind;
-    if (kind != AGENT_ITEM_STATEMENT && kind != AGENT_ITEM_OUTCOME_ROW && kind != AGENT_ITEM_CONSTRAINTS) {
+    if (kind != AGENT_ITEM_STATEMENT && kind != AGENT_ITEM_OUTCOME_ROW && kind != AGENT_ITEM_BARRIER &&
+        kind != AGENT_ITEM_CONSTRAINTS) {
         return; /* it bounds neither PREPARE nor what follows */
     }
     if (s->waits_for >= 0) {
@@ -449,6 +474,18 @@ static void report_rows(struct session *s) {
     struct pg_op *op = s->run;
     const struct pg_statement *statement = &op->statements[s->items[s->at].statement];
     op->rows[op->event.run.row_count++] = (struct agent_step_rows){.step = statement->step, .rows_affected = 1};
+}
+
+/* What the step returns, and what its row keeps of that: a number that no other transaction has. */
+static void run_effect(struct world *world, struct session *s) {
+    struct pg_op *op = s->run;
+    struct xact *x = xact_at(world, s->participant, s->xact);
+    x->effect = true;
+    x->saga = op->saga;
+    if (op->saga.op == SAGA_OP_DO) {
+        x->kept = ++world->pg->next_barrier;
+        op->rows[op->event.run.row_count - 1].rows_affected = (int64_t)x->kept;
+    }
 }
 
 /* `commit and chain` inside a procedure: what was done so far is committed, a new transaction goes on without the
@@ -485,6 +522,9 @@ static bool do_statement(struct world *world, struct session *s) {
     }
     need_xact(world, s);
     report_rows(s);
+    if (s->run->saga.name[0] != '\0') {
+        run_effect(world, s);
+    }
     int slot = session_slot(world, s);
     if (row_lock(world, s->participant, statement->row, s->xact, slot)) {
         return true;
@@ -535,6 +575,66 @@ static bool do_outcome_row(struct world *world, struct session *s) {
     xact->has_outcome = true;
     snprintf(xact->key, sizeof xact->key, "%s", op->key);
     memcpy(xact->hash, op->hash, sizeof xact->hash);
+    return true;
+}
+
+/* The answer of a row that was there before: with what it has kept. */
+static void answer_from_row(struct pg_op *op, enum pg_barrier row, uint64_t kept) {
+    static const enum agent_barrier names[] = {
+        [PG_DONE] = AGENT_BARRIER_DONE, [PG_UNDONE] = AGENT_BARRIER_UNDONE, [PG_CANCELLED] = AGENT_BARRIER_CANCELLED};
+    struct agent_run *run = &op->event.run;
+    run->has_barrier = true;
+    run->barrier = names[row];
+    if (row == PG_DONE) {
+        op->rows[run->row_count++] = (struct agent_step_rows){.step = op->saga.step, .rows_affected = (int64_t)kept};
+    }
+}
+
+static void write_barrier(struct world *world, struct session *s, enum pg_barrier row) {
+    struct xact *x = xact_at(world, s->participant, s->xact);
+    x->barrier = row;
+    x->barrier_order = ++world->pg->next_barrier;
+}
+
+/* lockstep.saga_attempt(): the unique insert decides every race; who comes second waits for the first. */
+static bool do_barrier(struct world *world, struct session *s) {
+    struct pg_op *op = s->run;
+    struct agent_run *run = &op->event.run;
+    uint64_t kept;
+    bool busy;
+    enum pg_barrier row = barrier_look(world, s->participant, &op->saga, s->xact, &kept, &busy);
+    if (busy && (row == PG_NO_ROW || (row == PG_DONE && op->saga.op == SAGA_OP_UNDO))) {
+        if (s->waits_until_us == 0) {
+            s->waits_until_us = world->now_us + (uint64_t)op->lock_timeout_ms * MS;
+        }
+        if (world->now_us >= s->waits_until_us) {
+            run_fails(world, s, "55P03", "canceling statement due to lock timeout");
+            return false;
+        }
+        world_after(world, POLL_US, session_step, (uint64_t)session_slot(world, s), ++s->turn);
+        return false;
+    }
+    s->waits_until_us = 0;
+    xact_at(world, s->participant, s->xact)->saga = op->saga;
+    if (row == PG_NO_ROW && op->saga.op == SAGA_OP_UNDO) {
+        run_fails(world, s, "LS002", "nothing was done that could be undone");
+        return false;
+    }
+    if (row == PG_NO_ROW || (row == PG_DONE && op->saga.op == SAGA_OP_UNDO)) {
+        row = op->saga.op == SAGA_OP_DO ? PG_DONE : op->saga.op == SAGA_OP_UNDO ? PG_UNDONE : PG_CANCELLED;
+        write_barrier(world, s, row);
+        run->has_barrier = true;
+        run->barrier = row == PG_DONE     ? AGENT_BARRIER_DONE
+                       : row == PG_UNDONE ? AGENT_BARRIER_UNDONE
+                                          : AGENT_BARRIER_CANCELLED;
+        return true;
+    }
+    answer_from_row(op, row, kept);
+    sim_coverage.barrier_answers++;
+    if (op->saga.op != SAGA_OP_CANCEL) {
+        run_fails(world, s, "LS001", "the step has an answer already");
+        return false;
+    }
     return true;
 }
 
@@ -612,6 +712,10 @@ static void session_step(struct world *world, uint64_t slot, uint64_t turn) {
         return;
     }
     assert(s->run != NULL);
+    if (s->doomed) {
+        session_end(world, s, "terminated");
+        return;
+    }
     if (s->at == s->drop_at) {
         drop_here(world, s);
     }
@@ -627,7 +731,9 @@ static void session_step(struct world *world, uint64_t slot, uint64_t turn) {
     case AGENT_ITEM_OUTCOME_ROW:
         done = do_outcome_row(world, s);
         break;
-    case AGENT_ITEM_BARRIER: /* never laid out: the simulated coordinator runs no sagas */
+    case AGENT_ITEM_BARRIER:
+        done = do_barrier(world, s);
+        break;
     case AGENT_ITEM_STATEMENT:
         done = do_statement(world, s);
         break;
@@ -853,6 +959,16 @@ static void arrive_lock(struct world *world, struct pg_op *op) {
     op_answer(world, op);
 }
 
+/* pg_terminate_backend(). False: it has not gone yet. */
+static bool terminate(struct world *world, struct session *s, const char *how) {
+    if (s->run != NULL && s->stalled_until_us > world->now_us) {
+        s->doomed = true;
+        return false;
+    }
+    session_end(world, s, how);
+    return true;
+}
+
 static void arrive_clean(struct world *world, struct pg_op *op) {
     bool ok = !world_fault(world, world->options.session_drop_pm);
     op->event.kind = AEV_DB_CLEAN;
@@ -862,9 +978,10 @@ static void arrive_clean(struct world *world, struct pg_op *op) {
         struct session *s = &world->pg->sessions[i];
         if (s->used && s->participant == op->participant && s->life != op->life &&
             (ok || rng_below(&world->rng, 2) == 0)) {
-            session_end(world, s, "terminated");
+            ok = terminate(world, s, "terminated") && ok;
         }
     }
+    op->event.clean.ok = ok;
     for (uint32_t i = 0; i < OPS_MAX; i++) { /* requests under way stand for sessions of their own */
         struct pg_op *other = world->pg->ops[i];
         if (other != NULL && other->kind != PG_RUN && other->participant == op->participant &&
@@ -926,7 +1043,7 @@ static void arrive_stop(struct world *world, struct pg_op *op) {
         struct session *s = &world->pg->sessions[i];
         if (s->used && s->participant == op->participant && s->life == op->life && !s->control &&
             s->branch == op->branch) {
-            session_end(world, s, "stopped");
+            op->event.stop.gone = terminate(world, s, "stopped") && op->event.stop.gone;
         }
     }
     op_answer(world, op);
@@ -937,6 +1054,61 @@ static void arrive_fence(struct world *world, struct pg_op *op) {
     op->event.fence_stored.ok = true;
     wal_append_fence(world, op->participant, &op->fence, op->durable);
     world->pg->fence_stored[op->participant] = op->serial;
+    op_answer(world, op);
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static void arrive_kept(struct world *world, struct pg_op *op) {
+    struct cluster *c = cluster_for(world, op->participant);
+    struct pg_kept *kept = op->kept = calloc(1, sizeof *kept);
+    assert(kept != NULL);
+    uint32_t count = 0;
+    for (int i = 0; i < c->xact_count; i++) {
+        const struct xact *x = &c->xacts[i];
+        uint64_t unused;
+        bool busy, known = false;
+        if (x->participant != op->participant || x->barrier == PG_NO_ROW || strcmp(x->saga.name, op->after) <= 0 ||
+            barrier_look(world, op->participant, &x->saga, NO_XACT, &unused, &busy) == PG_NO_ROW) {
+            continue;
+        }
+        for (uint32_t k = 0; k < count && !known; k++) {
+            known = strcmp(kept->list[k], x->saga.name) == 0;
+        }
+        if (!known) {
+            assert(count < LS_KEPT_PAGE_MAX);
+            snprintf(kept->name[count], sizeof kept->name[count], "%s", x->saga.name);
+            kept->list[count] = kept->name[count];
+            count++;
+        }
+    }
+    qsort(kept->list, count, sizeof kept->list[0], by_name);
+    op->event.kind = AEV_DB_KEPT;
+    op->event.kept.ok = true;
+    op->event.kept.sagas = kept->list;
+    op->event.kept.count = count < op->limit ? count : op->limit;
+    op_answer(world, op);
+}
+
+static void arrive_forget(struct world *world, struct pg_op *op) {
+    for (uint32_t i = 0; i < op->forget_count; i++) {
+        struct ls_gtid gtid;
+        enum ls_status status = ls_gtid_parse(op->forget[i], &gtid);
+        assert(status == LS_OK);
+        struct pg_saga saga = {.epoch = gtid.epoch, .sequence = gtid.sequence};
+        check_saga_pruned(world, &saga, op->participant);
+        int xact = xact_begin(world, op->participant, "", false);
+        struct xact *x = xact_at(world, op->participant, xact);
+        x->saga = saga;
+        x->prunes = true;
+        x->barrier_order = ++world->pg->next_barrier;
+        xact_commit(world, op->participant, xact, "pruned");
+        sim_coverage.pruned++;
+    }
+    op->event.kind = AEV_DB_FORGET;
+    op->event.forgotten.ok = true;
     op_answer(world, op);
 }
 
@@ -958,7 +1130,7 @@ static bool waits_for_fence(struct world *world, struct pg_op *op) {
 
 static bool needs_control(enum pg_op_kind kind) {
     return kind == PG_CLEAN || kind == PG_IDENTITY || kind == PG_FENCE || kind == PG_SCAN || kind == PG_SETTLE ||
-           kind == PG_STOP;
+           kind == PG_STOP || kind == PG_KEPT || kind == PG_FORGET;
 }
 
 static void act(struct world *world, struct pg_op *op) {
@@ -1023,6 +1195,12 @@ static void act(struct world *world, struct pg_op *op) {
         break;
     case PG_SETTLE:
         arrive_settle(world, op);
+        break;
+    case PG_KEPT:
+        arrive_kept(world, op);
+        break;
+    case PG_FORGET:
+        arrive_forget(world, op);
         break;
     case PG_RELEASE:
         assert(!"released at once");

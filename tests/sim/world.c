@@ -78,6 +78,34 @@ static void lose_history(struct sim_options *options, struct rng *r) {
     options->restart_ms = rng_between(r, 50, 300);
 }
 
+/* In every twentieth world everything is a saga, and nothing else fails than what its attempts depend on: zombies of
+ * all lives, answers that are lost, duplicates, restarts in a row. */
+static void sagas_only(struct sim_options *options, struct rng *r) {
+    if (rng_below(r, 20) != 0) {
+        return;
+    }
+    calm(options, r, 10);
+    options->saga_pm = 1000;
+    options->coord_crash_ms = rng_between(r, 200, 3000);
+    options->coord_cut_pm = rng_between(r, 0, 10);
+    options->disk_cut_pm = rng_between(r, 0, 60);
+    options->restart_ms = rng_between(r, 5, 200);
+    options->reset_ms = rng_below(r, 2) == 0 ? rng_between(r, 200, 5000) : 0;
+    options->agent_crash_ms = rng_below(r, 2) == 0 ? rng_between(r, 200, 5000) : 0;
+    options->session_drop_pm = rng_between(r, 0, 60);
+    options->stall_pm = rng_between(r, 0, 100);
+    options->fail_pm = rng_between(r, 0, 300);
+    options->cancel_pm = rng_between(r, 0, 300);
+    options->impatient_pm = rng_between(r, 0, 300);
+    options->double_pm = rng_between(r, 0, 60);
+    options->saga_deadline_ms = rng_between(r, 100, 3000);
+    options->attempts = rng_between(r, 1, 3);
+    options->operate_ms = rng_between(r, 50, 1000);
+    options->deadline_ms = rng_between(r, 200, 3000);
+    options->lock_timeout_ms = rng_between(r, 50, 1000);
+    options->read_pm = 0;
+}
+
 void sim_options_draw(struct sim_options *options, uint64_t seed) {
     struct rng rng, *r = &rng;
     rng_seed(r, seed ^ UINT64_C(0x6f7074696f6e73));
@@ -91,6 +119,7 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
     focus(options, r);
     lose_history(options, r);
     log_goes_back(options, r);
+    sagas_only(options, r);
     if (options->clone_ms !=
         0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
         options->presume_wait_ms = 600000;

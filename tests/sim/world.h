@@ -48,6 +48,11 @@
     X(break_pm, "statements that end their transaction behind everybody's back", O(20, BETWEEN(5, 60)))         \
     X(xa_pm, "documents whose gids are to look like XA ids", O(30, BETWEEN(100, 1000)))                         \
     X(after_pm, "steps that wait for a step of another branch", O(50, BETWEEN(50, 600)))                        \
+    X(saga_pm, "documents that run as sagas", O(50, BETWEEN(100, 1000)))                                        \
+    X(saga_deadline_ms, "deadline of a saga", BETWEEN(300, 30000))                                              \
+    X(attempts, "attempts at a step of a saga, 0: the policy's", BETWEEN(0, 5))                                 \
+    X(pivot_pm, "sagas with a pivot", BETWEEN(0, 1000))                                                         \
+    X(operate_ms, "mean time between two looks of an operator at the dead letters", BETWEEN(200, 5000))         \
     X(deadline_ms, "deadline of a transaction", BETWEEN(200, 30000))                                            \
     X(lock_timeout_ms, "lock_timeout of a branch", BETWEEN(50, 5000))                                           \
     X(cancel_pm, "documents that their client cancels on the way", O(30, BETWEEN(10, 200)))                     \
@@ -91,6 +96,7 @@
     X(segment_kib, "size of a log segment", 64 << BETWEEN(0, 1))                                                \
     X(log_kib, "size of the log", BETWEEN(400, 2000))                                                           \
     X(retention_ms, "retention window", O(50, BETWEEN(200, 15000)))                                             \
+    X(stall_pm, "moments at which a backend stands still, deaf to everything", O(30, BETWEEN(1, 40)))           \
     X(statement_us, "mean duration of a statement", BETWEEN(50, 20000))                                         \
     X(finish_us, "mean duration of PREPARE, COMMIT PREPARED and the like", BETWEEN(50, 20000))                  \
     X(session_drop_pm, "server calls whose session breaks before or after they act", O(40, BETWEEN(2, 60)))     \
@@ -151,6 +157,7 @@ struct world {
     struct sim_agents *agents;
     struct sim_clients *clients;
     struct sim_check *check;
+    struct saga_book *saga_books;
     uint64_t trace_hash, trace_lines;
     char (*trace)[SIM_TRACE_BYTES]; /* ring of SIM_TRACE_LINES */
     enum sim_result result;

@@ -379,6 +379,19 @@ static void test_mark(void **state) {
     reopen(f, DISK_LOSES);
     dlog_get_stats(f->log, &stats);
     assert_int_equal(stats.running_ms, 2500); /* of all lives */
+    assert_int_equal(stats.settled_epoch, 0);
+    assert_ok(dlog_mark_settled(f->log, 600, 1, 7, &end)); /* and every later mark says it again */
+    assert_ok(dlog_mark(f->log, 700, &end));
+    assert_ok(dlog_write(f->log, &err));
+    reopen(f, DISK_LOSES);
+    dlog_get_stats(f->log, &stats);
+    assert_int_equal(stats.settled_epoch, 1);
+    assert_int_equal(stats.settled_sequence, 7);
+    assert_ok(dlog_mark(f->log, 100, &end));
+    assert_ok(dlog_write(f->log, &err));
+    reopen(f, DISK_LOSES);
+    dlog_get_stats(f->log, &stats);
+    assert_int_equal(stats.settled_sequence, 7);
 }
 
 /* A restart writes again what stands without proof, and only that. */

@@ -6,11 +6,12 @@
  */
 
 #include "coordinator/core/saga.h"
+#include "coordinator/core/saga_log.h"
 #include "unit.h"
 
 static const char *expected_states[] = {
     "begun: running passed",
-    "running: passed compensating stuck completed",
+    "running: running passed compensating stuck completed",
     "passed: stuck completed",
     "compensating: stuck compensated",
     "stuck: running passed compensating",
@@ -272,7 +273,8 @@ static void an_unknown_call_pivot_is_asked_by_the_same_call(void **state) {
     (void)state;
     begin("cPr");
     durable("running do:0");
-    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(0, SAGA_ANSWER_DONE, "log:running"); /* that it may have left is durable before it does */
+    durable("do:1");
     cancel(""); /* the answer that is on its way decides */
     answer_as(1, SAGA_ANSWER_ERROR, "40001", "");
     now_us = saga_next_timer(machine);
@@ -285,16 +287,29 @@ static void a_call_pivot_that_says_no_has_not_happened(void **state) {
     (void)state;
     begin("cP");
     durable("running do:0");
-    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(0, SAGA_ANSWER_DONE, "log:running");
+    durable("do:1");
     answer(1, SAGA_ANSWER_ERROR, "log:compensating");
     durable("compensating undo:0");
+}
+
+static void after_a_start_a_call_pivot_is_asked_only_if_it_may_have_left(void **state) {
+    (void)state;
+    recover("cP", SAGA_RUNNING, SAGA_RUNNING);
+    tick("do:0");
+    cancel("abandon:0 log:compensating"); /* asking would make it happen */
+    durable("compensating cancel:0");
     tear_down(state);
     assert_int_equal(set_up(state), 0);
-    recover("cP", SAGA_RUNNING, SAGA_RUNNING); /* asked while it wants to turn: the same no */
-    tick("do:0");
-    cancel("abandon:0 do:1");
-    answer(1, SAGA_ANSWER_ERROR, "log:compensating");
-    durable("compensating cancel:0");
+    struct saga_event event = {.kind = SAGA_EV_RECOVER, .saga = make("cP")};
+    event.recover.state = event.recover.from = SAGA_RUNNING;
+    event.recover.pivot_sent = event.recover.turning = true;
+    event.recover.deadline_left_us = 1000000;
+    hand_in(&event, "");
+    tick("do:0"); /* it is done: only what it returned is asked for */
+    answer(0, SAGA_ANSWER_DONE, "do:1");
+    answer(1, SAGA_ANSWER_ERROR, "log:compensating"); /* the same no as before */
+    durable("compensating undo:0");
 }
 
 /* Fails `count` times with backoff; the last one says `last`. */
@@ -483,9 +498,26 @@ static void five_classes_have_their_policies(void **state) {
     assert_int_equal(saga_backoff_us(p, 500, 30000001), 0);
 }
 
+/* A log full of dead letters must be worked off: an operator's word needs no room beyond what is reserved already, and
+ * words do not add up. */
+static void a_dead_letter_has_room_for_an_operators_word(void **state) {
+    (void)state;
+    uint64_t begin_fixed = saga_log_record_max(50000, 1) - 50000, phase_of_one = saga_log_record_max(0, 1);
+    for (uint32_t steps = 1; steps <= 1000; steps += 37) {
+        size_t document = 200 + 20 * steps;
+        uint64_t begin = begin_fixed + document, stuck = phase_of_one + 8 * (steps - 1);
+        assert_int_equal(saga_log_missing(saga_log_need(document, steps) - begin - stuck, steps), 0);
+    }
+    uint64_t missing = saga_log_missing(1000, 3);
+    assert_true(missing > 0);
+    assert_int_equal(saga_log_missing(1000 + missing, 3), 0);
+    assert_int_equal(saga_log_missing(1000 + missing - 1, 3), 1);
+}
+
 int main(void) {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
+        T(a_dead_letter_has_room_for_an_operators_word),
         T(every_pair_of_states),
         T(every_pair_of_what_is_known),
         T(a_saga_runs_in_order_and_passes_durably),
@@ -497,6 +529,7 @@ int main(void) {
         T(a_call_that_said_no_is_undone_too),
         T(an_unknown_call_pivot_is_asked_by_the_same_call),
         T(a_call_pivot_that_says_no_has_not_happened),
+        T(after_a_start_a_call_pivot_is_asked_only_if_it_may_have_left),
         T(a_late_answer_of_an_abandoned_attempt_is_not_heard),
         T(attempts_end_in_the_dead_letter_queue),
         T(a_compensation_is_tried_longer_then_stuck),

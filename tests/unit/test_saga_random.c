@@ -2,13 +2,12 @@
  * Hazard: hazards.md S1 to S8 and S17 in combinations nobody thinks of: an answer lost, an attempt that runs long after
  * its cancel was answered, a crash between two records, an operator who retries what a zombie is just doing. Method:
  * sagas of random shape against participants with the barrier's rules, over a network that loses answers and keeps
- * attempts for later, and a log whose undurable end is lost at a crash. Every seed is checked at every step:
- *   nothing is sent that depends on a record which is not durable;
- *   no effect runs twice, no compensation without its forward action, none before those that depend on it;
- *   a saga that ended completed has every effect, one that ended compensated none, and what is still on its way then
- *   changes nothing any more;
- *   once the faults stop, every saga ends.
- * If the code were wrong: a seed fails; LOCKSTEP_SAGA_SEED=n runs it alone and says what happened.
+ * attempts for later, and a log whose undurable end is lost at a crash. Some steps are calls: at services that keep
+ * their promises (docs/sagas.md), and have no row that could be cancelled. Every seed is checked at every step: nothing
+ * is sent that depends on a record which is not durable; no effect runs twice, no compensation without its forward
+ * action, none before those that depend on it; a saga that ended completed has every effect, one that ended compensated
+ * none, and what is still on its way then changes nothing any more; once the faults stop, every saga ends. If the code
+ * were wrong: a seed fails; LOCKSTEP_SAGA_SEED=n runs it alone and says what happened.
  */
 #include "coordinator/core/saga.h"
 #include "unit.h"
@@ -56,7 +55,7 @@ struct record {
     enum saga_effect_kind kind;
     uint32_t saga;
     enum saga_state state, from;
-    bool turning;
+    bool turning, pivot_sent;
     bool skip_do[STEPS_MAX], skip_undo[STEPS_MAX];
     uint32_t cause_step;
     uint64_t ticket;
@@ -100,6 +99,7 @@ static void make_saga(uint32_t index) {
         step->spec.kind = i < undoable ? SAGA_COMPENSATABLE : i == undoable && has_pivot ? SAGA_PIVOT : SAGA_RETRIABLE;
         step->spec.attempts = chance(50) ? 0 : 1 + (uint32_t)draw(4);
         step->spec.referenced = chance(30);
+        step->spec.call = chance(25);
         step->spec.undo_refers = chance(30);
         step->spec.after = step->after;
         step->says_no = chance(step->spec.kind == SAGA_RETRIABLE ? 3 : 15);
@@ -166,6 +166,7 @@ static void append(const struct saga_effect *effect) {
                          .state = saga->to,
                          .from = saga->from,
                          .turning = saga->turning,
+                         .pivot_sent = saga->pivot_sent || (saga->state == SAGA_RUNNING && saga->to == SAGA_RUNNING),
                          .cause_step = saga->cause_step,
                          .ticket = effect->ticket,
                          .life = w.life};
@@ -194,6 +195,7 @@ static void check_send(const struct saga_effect *effect) {
         assert_int_equal(step->spec.kind, SAGA_COMPENSATABLE);
         break;
     case SAGA_OP_CANCEL:
+        assert_false(step->spec.call);
         assert_true(state == SAGA_COMPENSATING || (state == SAGA_RUNNING && step->spec.kind == SAGA_PIVOT));
         break;
     case SAGA_OP_NONE:
@@ -290,6 +292,27 @@ static enum saga_answer row_answer(enum row row) {
     return row == ROW_DONE ? SAGA_ANSWER_DONE : row == ROW_UNDONE ? SAGA_ANSWER_UNDONE : SAGA_ANSWER_CANCELLED;
 }
 
+/* The same at a service: what it has refused it refuses for good, and `undo` comes whether it was done or not. */
+static void run_call(struct flight *f, struct world_step *step) {
+    struct world_saga *s = &w.sagas[f->saga];
+    if (f->op == SAGA_OP_DO && step->row == ROW_NONE) {
+        step->row = step->says_no ? ROW_CANCELLED : ROW_DONE;
+        step->done += !step->says_no;
+        if (!step->says_no) {
+            check_effects(s, f->step, false);
+        }
+    } else if (f->op == SAGA_OP_UNDO && step->row == ROW_DONE) {
+        step->row = ROW_UNDONE;
+        step->undone++;
+        check_effects(s, f->step, true);
+    } else if (f->op == SAGA_OP_UNDO && step->row == ROW_NONE) {
+        step->row = ROW_CANCELLED;
+    }
+    bool refused = f->op == SAGA_OP_DO && step->row != ROW_DONE;
+    f->answer = refused ? SAGA_ANSWER_ERROR : f->op == SAGA_OP_DO ? SAGA_ANSWER_DONE : SAGA_ANSWER_UNDONE;
+    f->sqlstate = refused ? "23514" : NULL;
+}
+
 /* The attempt meets the barrier. */
 static void run_flight(struct flight *f) {
     struct world_saga *s = &w.sagas[f->saga];
@@ -300,6 +323,11 @@ static void run_flight(struct flight *f) {
     if (w.faults && chance(15)) {
         f->answer = SAGA_ANSWER_ERROR;
         f->sqlstate = chance(50) ? "40001" : NULL;
+        return;
+    }
+    if (step->spec.call) {
+        run_call(f, step);
+        assert_true(!s->ended || before == step->row);
         return;
     }
     if (f->op == SAGA_OP_DO && step->row == ROW_NONE) {
@@ -404,6 +432,7 @@ static void start(void) {
         event.recover.state = r->kind == SAGA_FX_LOG_BEGIN ? SAGA_RUNNING : r->state;
         event.recover.from = r->from;
         event.recover.turning = r->kind != SAGA_FX_LOG_BEGIN && r->turning;
+        event.recover.pivot_sent = r->kind != SAGA_FX_LOG_BEGIN && r->pivot_sent;
         event.recover.deadline_left_us = draw(20000000);
         event.saga->cause_step = r->cause_step;
         for (uint32_t k = 0; k < s->step_count && r->kind != SAGA_FX_LOG_BEGIN; k++) {

@@ -39,7 +39,8 @@ class PaymentService:
                 return 200, {"state": "undone" if found == "run" else found}
             if found == "run":
                 if body["amount"] > 1000:
-                    db.rollback()  # an expected error leaves nothing, and its undo will find nothing
+                    db.rollback()  # an expected error leaves nothing but a no that is final, also for an attempt that comes late
+                    db.execute("select lockstep.barrier(%s, %s, 'cancel')", (saga, step))
                     return 409, {"error": "not enough money"}
                 paid = db.execute("insert into payment(saga, step, amount) values (%s, %s, %s) returning id", (saga, step, body["amount"])).fetchone()[0]
                 db.execute("select lockstep.barrier_keep(%s, %s, %s)", (saga, step, json.dumps({"id": paid, "amount": body["amount"]})))
