@@ -72,7 +72,7 @@ static const struct {
     [G_WAITING] = {"lockstep_agent_branches_waiting", "branches that wait for a session"},
     [G_PEERS] = {"lockstep_agent_peers_up", "subscribers' agents that are linked"},
     [G_SUBSCRIPTIONS] = {"lockstep_agent_subscriptions", "handlers of this database"},
-    [G_LAG_EVENTS] = {"lockstep_agent_outbox_lag_events", "positions that the slowest subscriber has not acknowledged"},
+    [G_LAG_EVENTS] = {"lockstep_agent_outbox_lag_events", "events that the slowest subscriber wants and has not acknowledged (10000: or more)"},
     [G_LAG] = {"lockstep_agent_outbox_lag_seconds", "age of the oldest event that somebody wants and has not acknowledged"},
     [G_UNCLAIMED] = {"lockstep_agent_events_unclaimed", "own events without a position (10000: or more)"},
     [G_PARKED] = {"lockstep_agent_events_parked", "events that wait for another attempt, or behind such a one of their key"},
