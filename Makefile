@@ -172,7 +172,7 @@ model:
 # On real servers, with Debian's own python3. PYTEST="tests/pg/test_commit.py -x -n0" narrows it.
 PYTEST   ?= tests/pg -n 3 --dist loadfile
 pg: all
-	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST)
+	@PG_MORE=yes LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(PYTEST)
 chaos: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/chaos.py --rounds $(ROUNDS) --seed $(SEED)
 # Every message fault at every moment: REPEAT=10 CELLS="--only 'link/*' --state FILE" (see the script)

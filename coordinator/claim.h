@@ -16,7 +16,7 @@ enum ls_status claim_log(struct dlog *log, const char *coordinator, uint64_t uni
                          struct ls_error *err) LS_MUST_CHECK;
 /* dlog_write() until nothing is dirty. */
 enum ls_status claim_write_all(struct dlog *log, struct ls_error *err) LS_MUST_CHECK;
-/* Milliseconds of the wall clock: for display only, never for a decision. */
+/* Milliseconds of the wall clock: for display, and for what a restart leaves of a saga's deadline. */
 uint64_t claim_unix_ms(void);
 
 #endif

@@ -637,7 +637,7 @@ static void on_ended(struct saga_host *h, struct saga *s) {
     if (diag_enabled(DIAG_DEBUG)) {
         diag(DIAG_DEBUG, "saga ended", "gtid", r->gtid, "state", saga_state_name(s->state), "reason", s->reason, NULL);
     }
-    stats_saga((claim_unix_ms() - s->begun_unix_ms) * 1000);
+    stats_saga(daemon_now_us() - r->begun_us);
     api_on_saga(h->host->api, s);
     engine_saga_release(h->host->engine, r->log_reserved);
     r->log_reserved = 0;
@@ -784,6 +784,7 @@ enum engine_saga_answer saga_host_begin(struct saga_host *h, struct run *run, co
     s->host = r;
     name_run(r, saga->epoch, saga->sequence);
     r->saga = s;
+    r->begun_us = daemon_now_us();
     r->log_reserved = saga->log_need;
     r->body = body;
     r->body_length = length;
@@ -861,6 +862,12 @@ static bool any_service(void *context, const char *name) {
     return true;
 }
 
+/* Where the monotonic clock would have stood then; a clock that was set back must not lead behind now, nor before 0. */
+static uint64_t monotonic_us(uint64_t now_us, uint64_t then_unix_ms, uint64_t unix_ms) {
+    uint64_t age_us = unix_ms > then_unix_ms ? (unix_ms - then_unix_ms) * 1000 : 0;
+    return now_us > age_us ? now_us - age_us : 0;
+}
+
 static uint64_t deadline_left_us(const struct document *document, uint64_t begun_unix_ms, uint64_t unix_ms) {
     uint64_t end_ms = begun_unix_ms + document->deadline_ms, left_ms = end_ms > unix_ms ? end_ms - unix_ms : 0;
     return (left_ms < document->deadline_ms ? left_ms : document->deadline_ms) * 1000; /* a clock set back: no longer */
@@ -899,6 +906,7 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
     s->host = r;
     s->begun_unix_ms = begin->begun_unix_ms;
     struct saga_event event = {.now_us = daemon_now_us(), .unix_ms = claim_unix_ms()};
+    r->begun_us = monotonic_us(event.now_us, begin->begun_unix_ms, event.unix_ms);
     saga_log_restore(s, found->phase, &event);
     event.recover.deadline_left_us = deadline_left_us(document, begin->begun_unix_ms, event.unix_ms);
     saga_step(h->machine, &event, &h->effects);
@@ -934,10 +942,10 @@ enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fo
 
 void saga_host_stats(const struct saga_host *h, struct saga_host_stats *ret_stats) {
     *ret_stats = h->stats;
-    uint64_t now_ms = claim_unix_ms();
+    uint64_t now_us = daemon_now_us();
     for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
         ret_stats->by_state[s->state]++;
-        double age_s = now_ms > s->begun_unix_ms ? (double)(now_ms - s->begun_unix_ms) / 1000.0 : 0;
+        double age_s = (double)(now_us - ((const struct saga_run *)s->host)->begun_us) / 1e6;
         ret_stats->oldest_s = age_s > ret_stats->oldest_s ? age_s : ret_stats->oldest_s;
     }
 }

@@ -25,6 +25,7 @@ struct saga_run {
     char gtid[LS_GTID_MAX + 1];
     uint32_t epoch;
     uint64_t sequence;
+    uint64_t begun_us;  /* monotonic; of one that was recovered: by the wall clock of its begin, as well as that goes */
     struct saga *saga;  /* NULL once it has ended */
     uint32_t unsettled; /* attempts whose transaction has no outcome yet */
     uint64_t log_reserved;

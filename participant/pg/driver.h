@@ -112,7 +112,8 @@ struct lane;
 struct task {
     char role[LS_ROLE_MAX + 1]; /* "": the agent's own */
     bool exclusive;             /* may wait for a lock: nothing else goes on the same connection meanwhile */
-    bool fenced;                /* the newest fence must stand ahead of it */
+    bool fenced;                /* the fence must be committed, or stand ahead of it in its pipeline */
+    uint64_t fence;             /* as new as this: the newest when it was submitted */
     void (*send)(struct task *task, struct lane *lane);
     void (*fail)(struct task *task, const char *reason); /* no connection could be had; nothing was sent. Answers late. */
     struct pg *pg;
@@ -125,9 +126,12 @@ struct lane {
     struct lane_group *group;
     struct conn *conn;
     bool ready, exclusive, used; /* used: since the last look for idle ones */
-    uint64_t fence_sent; /* newest version that stands in its pipeline */
     struct login login;
     struct lane *next;
+};
+
+struct task_queue {
+    struct task *head, *tail;
 };
 
 struct lane_group {
@@ -135,7 +139,7 @@ struct lane_group {
     char role[LS_ROLE_MAX + 1];
     struct lane *lanes;
     uint32_t count;
-    struct task *head, *tail;
+    struct task_queue free, fenced;
     struct lane_group *next;
 };
 
@@ -193,8 +197,11 @@ struct pg {
     struct event *idle_timer;
     /* fence */
     struct agent_fence fence;
-    uint64_t fence_version, fence_committed;
-    uint64_t fence_sent_max;
+    uint64_t fence_version;            /* the newest that the core has asked for */
+    uint64_t fence_settled;            /* committed, or given up because somebody holds its row */
+    uint64_t fence_flying;             /* sent and not answered; 0: none */
+    const struct lane *fence_lane;     /* that carries it */
+    bool fence_alone;                  /* a task that carries nothing but the fence is queued */
     struct fence_waiter *fence_waiters;
     /* late answers */
     struct event *late_event;
@@ -234,9 +241,12 @@ void lane_submit(struct pg *pg, struct task *task);
 /* Opens the first finisher of a role before its first worker: workers must not take the last connections that the server has, or what they
  * prepared could not be finished. */
 void lane_warm(struct pg *pg, const char *role);
-/* Ahead of what follows in the lane's pipeline, if the newest fence is not committed and not there yet. */
-void lane_fence(struct lane *lane);
+/* What was asked to be stored and has no finish to go ahead of goes by itself. */
 void lane_flush(struct pg *pg);
+/* The fence in flight was answered: those that waited for it go on. */
+void lane_fence_settled(struct pg *pg);
+/* No connection can be had for the fence: those that wait for it are told so, and come again. */
+void lane_fail_fenced(struct pg *pg, const char *reason);
 void lane_close_all(struct pg *pg);
 void lane_batch_done(struct lane *lane);
 

@@ -186,15 +186,19 @@ static void ahead_done(void *context, struct conn *conn, struct conn_batch *batc
     uint64_t version = ahead->version;
     bool ok = !batch->lost && batch->failed == batch->count;
     free(ahead);
-    if (ok && version > pg->fence_committed)
-        pg->fence_committed = version;
-    if (!ok && pg->fence_sent_max == version)
-        pg->fence_sent_max = pg->fence_committed; /* the next one is sent again */
-    if (!ok && !batch->lost)
+    assert(pg->fence_flying == version);
+    pg->fence_flying = 0;
+    pg->fence_lane = NULL;
+    /* Refused by the server (its row is locked): those that wait go without it, as what stood behind it in the pipeline did. A lost connection
+     * says nothing: the next one sends it again. */
+    if (!lost)
+        pg->fence_settled = version;
+    if (!ok && !lost)
         pg_report(pg, DIAG_ERROR, "the fence cannot be stored", conn_message(&batch->items[batch->failed]));
     answer_waiters(pg, version, ok);
     if (!lost)
         lane_batch_done(lane);
+    lane_fence_settled(pg);
 }
 
 void fence_send_ahead(struct lane *lane)
@@ -203,10 +207,8 @@ void fence_send_ahead(struct lane *lane)
     struct fence_text text;
     struct fence_ahead *ahead = pg_alloc(sizeof(*ahead));
     ahead->lane = lane;
-    ahead->version = pg->fence_version;
-    lane->fence_sent = pg->fence_version;
-    if (pg->fence_sent_max < pg->fence_version)
-        pg->fence_sent_max = pg->fence_version;
+    ahead->version = pg->fence_flying = pg->fence_version;
+    pg->fence_lane = lane;
     fill_fence(pg, &pg->fence, &text);
     struct conn_batch *batch = conn_begin(lane->conn, 1, ahead_done, ahead);
     /* Crash: the commit behind it has not left either: what this fence covers, nobody has acted upon. */
@@ -219,16 +221,18 @@ void fence_send_ahead(struct lane *lane)
 /* No finish took the fence along. */
 static void alone_send(struct task *task, struct lane *lane)
 {
-    lane_fence(lane);
+    lane->pg->fence_alone = false;
+    if (lane->pg->fence_flying == 0 && lane->pg->fence_version > lane->pg->fence_settled)
+        fence_send_ahead(lane);
     free(task);
 }
 
 static void alone_failed(struct task *task, const char *reason)
 {
-    (void)reason;
     struct pg *pg = task->pg;
-    pg->fence_sent_max = pg->fence_committed;
+    pg->fence_alone = false;
     free(task);
+    lane_fail_fenced(pg, reason);
     /* From the loop, like every answer. */
     while (pg->fence_waiters != NULL) {
         struct fence_waiter *waiter = pg->fence_waiters;
@@ -243,7 +247,7 @@ void fence_send_alone(struct pg *pg)
     struct task *task = pg_alloc(sizeof(*task));
     task->send = alone_send;
     task->fail = alone_failed;
-    pg->fence_sent_max = pg->fence_version;
+    pg->fence_alone = true;
     lane_submit(pg, task);
 }
 

@@ -44,15 +44,21 @@ static void unlink_lane(struct lane *lane)
 
 /* ---- life of a lane */
 
-static void fail_waiting(struct lane_group *group, const char *reason)
+static void fail_queue(struct task_queue *queue, const char *reason)
 {
-    struct task *task = group->head;
-    group->head = group->tail = NULL;
+    struct task *task = queue->head;
+    queue->head = queue->tail = NULL;
     while (task != NULL) {
         struct task *next = task->next;
         task->fail(task, reason);
         task = next;
     }
+}
+
+static void fail_waiting(struct lane_group *group, const char *reason)
+{
+    fail_queue(&group->free, reason);
+    fail_queue(&group->fenced, reason);
 }
 
 static void on_closed(void *context, struct conn *conn, const char *reason)
@@ -199,37 +205,69 @@ static bool any_opening(const struct lane_group *group)
     return false;
 }
 
+/*
+ * One fence at a time. Every decision moves it, so that with many commits in flight each would carry a fence of its own, and all of them write
+ * the same row; a fence that is in flight is waited for instead (it is not synced), and the next one covers whoever came meanwhile. It goes on
+ * a lane of its own then: behind commits it would wait for their syncs. A commit that finds an idle lane and no fence in flight takes its own
+ * along and waits for nothing.
+ */
+static bool fence_allows(struct lane *lane, const struct task *task)
+{
+    struct pg *pg = lane->pg;
+    if (!task->fenced || task->fence <= pg->fence_settled)
+        return true;
+    if (pg->fence_flying == 0) {
+        if (conn_queued(lane->conn) > 0) {
+            lane_flush(pg);
+            return false; /* not looked at again: it may be on its way by now */
+        }
+        fence_send_ahead(lane);
+    }
+    return pg->fence_lane == lane && pg->fence_flying >= task->fence;
+}
+
+/* False: nothing more can be sent from this queue now. */
+static bool send_next(struct lane_group *group, struct task_queue *queue)
+{
+    struct task *task = queue->head;
+    if (task == NULL)
+        return false;
+    struct lane *lane = pick(group, task);
+    bool crowded = lane == NULL || conn_queued(lane->conn) > 0;
+    if (crowded && group->count < group->pg->finishers_max && !any_opening(group))
+        open_lane(group);
+    if (lane == NULL || conn_queued(lane->conn) >= LANE_DEPTH || queue->head != task)
+        return false; /* later; or the attempt to open failed at once and took the tasks with it */
+    if (!fence_allows(lane, task))
+        return false;
+    queue->head = task->next;
+    if (queue->head == NULL)
+        queue->tail = NULL;
+    lane->used = true;
+    lane->exclusive = task->exclusive;
+    task->send(task, lane);
+    return true;
+}
+
+/* Commits that wait for their fence hold up nothing else. */
 static void dispatch(struct lane_group *group)
 {
-    while (group->head != NULL) {
-        struct task *task = group->head;
-        struct lane *lane = pick(group, task);
-        bool crowded = lane == NULL || conn_queued(lane->conn) > 0;
-        if (crowded && group->count < group->pg->finishers_max && !any_opening(group))
-            open_lane(group);
-        if (lane == NULL || conn_queued(lane->conn) >= LANE_DEPTH || group->head != task)
-            return; /* later; or the attempt to open failed at once and took the tasks with it */
-        group->head = task->next;
-        if (group->head == NULL)
-            group->tail = NULL;
-        lane->used = true;
-        lane->exclusive = task->exclusive;
-        if (task->fenced)
-            lane_fence(lane);
-        task->send(task, lane);
-    }
+    while (send_next(group, &group->free) || send_next(group, &group->fenced))
+        ;
 }
 
 void lane_submit(struct pg *pg, struct task *task)
 {
     struct lane_group *group = group_of(pg, task->role);
+    struct task_queue *queue = task->fenced ? &group->fenced : &group->free;
     task->pg = pg;
     task->next = NULL;
-    if (group->tail != NULL)
-        group->tail->next = task;
+    task->fence = pg->fence_version;
+    if (queue->tail != NULL)
+        queue->tail->next = task;
     else
-        group->head = task;
-    group->tail = task;
+        queue->head = task;
+    queue->tail = task;
     dispatch(group);
 }
 
@@ -247,15 +285,22 @@ void lane_batch_done(struct lane *lane)
     dispatch(lane->group);
 }
 
-void lane_fence(struct lane *lane)
+void lane_fence_settled(struct pg *pg)
 {
-    if (lane->pg->fence_version > lane->pg->fence_committed && lane->pg->fence_version > lane->fence_sent)
-        fence_send_ahead(lane);
+    for (struct lane_group *group = pg->groups; group != NULL; group = group->next)
+        dispatch(group);
+    lane_flush(pg);
+}
+
+void lane_fail_fenced(struct pg *pg, const char *reason)
+{
+    for (struct lane_group *group = pg->groups; group != NULL; group = group->next)
+        fail_queue(&group->fenced, reason);
 }
 
 void lane_flush(struct pg *pg)
 {
-    if (pg->fence_version > pg->fence_committed && pg->fence_version > pg->fence_sent_max)
+    if (pg->fence_version > pg->fence_settled && pg->fence_flying == 0 && !pg->fence_alone)
         fence_send_alone(pg);
 }
 

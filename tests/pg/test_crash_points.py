@@ -43,15 +43,22 @@ def settle(future):
 def start_with(system, daemon, name, action):
     """Starts `daemon` so that it acts at `name` while the transaction runs: a point that is also passed at start, or when the agents
     join and open decisions are sent again, is skipped by count. Each death on the way is a test of its own: the next life must cope."""
-    daemon.kill()
+    kill_and_be_missed(system, daemon)
     for count in range(1, STARTS_MAX + 1):
         daemon.spawn(fail=f"{name}={action}@{count}")
         wait_until(lambda: ended(daemon) or (system.coordinator.livez() and all(agent.is_ready() for agent in system.agents.values())), 20,
                    f"{daemon.binary} is ready or dead")
         if not ended(daemon):
             return
-        daemon.kill()
+        kill_and_be_missed(system, daemon)
     raise AssertionError(f"{name} is passed {STARTS_MAX} times before {daemon.binary} is ready")
+
+
+def kill_and_be_missed(system, daemon):
+    """Until the coordinator has noticed, it would still say "ready" of the agent's life before, and the transaction would die with that one."""
+    daemon.kill()
+    if daemon in system.agents.values():
+        wait_until(lambda: not daemon.is_ready(), 20, f"the coordinator notices that agent {daemon.name} is gone")
 
 
 def ended(daemon):
