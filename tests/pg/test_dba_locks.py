@@ -40,6 +40,21 @@ def test_decided_branches_finish_all_the_same(proxied, dba, lock):
     proxied.alive()
 
 
+@pytest.mark.parametrize("lock", list(LOCKS))
+def test_many_at_once_do_not_queue_for_it(proxied, dba, lock):
+    """They share one attempt at the fence and its 250 ms, instead of waiting in turn for one each."""
+    dba.execute(LOCKS[lock])
+    keys = [fresh() for _ in range(24)]
+    answers = [future.result() for future in [proxied.app.run_later(put(key, *NAMES), wait="applied") for key in keys]]
+    assert [answer.status for answer in answers] == [200] * len(keys), answers
+    for key in keys:
+        proxied.agree(key, NAMES, "committed")
+    # nothing else can tell the agent of its fence: had the session lost its lock, this would show nothing
+    assert dba.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    dba.rollback()
+    proxied.alive()
+
+
 def test_a_link_that_comes_up_meanwhile(proxied, dba):
     """Without its fence an agent does not serve; it says so, tries again, and nobody has to wake it."""
     key = fresh()
