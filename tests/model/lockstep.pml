@@ -82,6 +82,7 @@
 #define Released 22
 #define Net 23
 #define Presume 24
+#define Again 25
 
 #ifdef TRACE
 /* The trace is read from standard input when the checker starts; it is no part of the state, how far the search has come in it is. With
@@ -196,6 +197,9 @@ byte cl[N], al[N];
 bool up[N] = true;
 mtype ag[N] = NOTHING;
 mtype srv[N] = IDLE;
+#ifdef TRACE
+mtype word[N] = NONE;    /* COMMIT or ABORT, once said on this link: a copy of it may come behind other messages */
+#endif
 mtype late[N] = NONE;    /* a finisher of the agent's earlier life: COMMIT or ABORT */
 
 #ifdef SECOND
@@ -240,6 +244,12 @@ inline flush(ch) {
 
 /* What does not fit, or has no other end any more, is lost: it is asked or sent again. */
 inline say(ch, what, i) {
+#ifdef TRACE
+    if
+    :: what == COMMIT || what == ABORT -> word[i] = what
+    :: else -> skip
+    fi;
+#endif
     if
     :: cl[i] != 0 && cl[i] == al[i] && nfull(ch) -> ch!what
     :: cl[i] == 0 || cl[i] != al[i] -> skip
@@ -531,6 +541,11 @@ active [N] proctype network() {
 #ifdef TRACE
     :: atomic { SEE(Net, i, 0) -> STEP(0) }
     :: atomic { LIST_OF(i) != 0 && SEE(Net, i, LIST_OF(i)) -> STEP(LIST_OF(i)) }
+    :: atomic { SEE(Again, i, 0) -> STEP(0);
+        if
+        :: word[i] != NONE && nfull(c2a[i]) -> c2a[i]!word[i]
+        :: true -> skip /* a message that changes nothing, or somebody else's */
+        fi }
 #endif
     :: atomic { cl[i] != 0 && net_of(i) && (al[i] != cl[i] || can_fault) ->
         if
@@ -567,6 +582,9 @@ active [N] proctype network() {
         :: true ->
 #endif
             cl[i] = 1; al[i] = 1;
+#ifdef TRACE
+            word[i] = NONE;
+#endif
 #ifdef SECOND
             fence[i] = (ahead -> 1 : fence[i]);
 #endif

@@ -1870,7 +1870,8 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
     }
     fill_registry(world, recovery);
     start_engine(world, recovery);
-    world_trace(world, actor(world), "up", "epoch %u, %zu open decisions", c->epoch, recovery_open_count(recovery));
+    world_trace(world, actor(world), "up", "epoch %u, %zu open decisions%s", c->epoch, recovery_open_count(recovery),
+                world->options.presume_wait_ms == 0 ? ", presumes at once" : "");
     recovery_free(recovery);
     c->sagas = sagas_host_new(world, c->epoch);
     sagas_host_recover(world, c->sagas, replay.sagas);
