@@ -35,8 +35,9 @@ from harness.programs import ROOT
 from harness.system import GRACE_S, System
 
 with open(os.path.join(ROOT, "common", "failpoints.def"), encoding="utf-8") as source:
-    # Those of sagas: tests/pg/test_saga_crash.py. The load here has none. And what needs a window shorter than the load: tests/pg/test_horizon.py.
-    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
+    # Those of sagas and events: tests/pg/test_saga_crash.py, test_choreography.py. The load here has none. And what needs a window shorter than the load:
+    # tests/pg/test_horizon.py.
+    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_|relay_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
 LAYOUT = {"orders": 0, "balance": 1, "coupons": 1}
 KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1}
 SINGLES = {"transfer": 2, "single": 3, "slow single": 5}

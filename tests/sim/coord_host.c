@@ -1640,6 +1640,12 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
     case LOCKSTEP__FRAME__BODY_PROVE:
     case LOCKSTEP__FRAME__BODY_FORGET:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+    case LOCKSTEP__FRAME__BODY_ASK:
+    case LOCKSTEP__FRAME__BODY_TELL:
+    case LOCKSTEP__FRAME__BODY_GREET:
+    case LOCKSTEP__FRAME__BODY_EVENTS:
+    case LOCKSTEP__FRAME__BODY_STORED:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }
