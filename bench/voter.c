@@ -55,7 +55,7 @@ static void on_open(void *context, struct peer *peer, const struct tls_identity 
         return;
     }
     Lockstep__Hello hello = LOCKSTEP__HELLO__INIT;
-    hello.version = LS_PROTOCOL_VERSION;
+    hello.version = LS_PROTOCOL_VERSION_SAGA;
     hello.version_min = LS_PROTOCOL_VERSION_MIN;
     hello.participant = borrowed(voter->participant);
     hello.coordinator = borrowed(voter->coordinator);
@@ -193,6 +193,12 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
     case LOCKSTEP__FRAME__BODY_READY:
     case LOCKSTEP__FRAME__BODY_KEPT:
     case LOCKSTEP__FRAME__BODY_FORGET:
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+    case LOCKSTEP__FRAME__BODY_ASK:
+    case LOCKSTEP__FRAME__BODY_TELL:
+    case LOCKSTEP__FRAME__BODY_GREET:
+    case LOCKSTEP__FRAME__BODY_EVENTS:
+    case LOCKSTEP__FRAME__BODY_STORED:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }

@@ -16,6 +16,7 @@ int cmd_run(int argc, char **argv);
 int cmd_tx(int argc, char **argv);
 int cmd_saga(int argc, char **argv);
 int cmd_dlq(int argc, char **argv);
+int cmd_events(int argc, char **argv);
 int cmd_participants(int argc, char **argv);
 int cmd_log(int argc, char **argv);
 int cmd_init_participant(int argc, char **argv);

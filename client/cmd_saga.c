@@ -11,18 +11,22 @@
 
 #define ATTEMPTS 5u /* an unreachable coordinator is reported after about a second */
 #define WAIT_DEFAULT_MS 60000u
+#define EVENT_LETTERS_MAX 500u
 
 static const char saga_usage[] = "usage: lockstep saga list [--state STATE] [--limit N]\n"
                                  "       lockstep saga show SAGA\n"
                                  "       lockstep saga wait SAGA [--timeout TIME]\n"
                                  "       lockstep saga cancel SAGA\n\n";
 static const char dlq_usage[] = "usage: lockstep dlq list [--limit N]\n"
-                                "       lockstep dlq show SAGA\n"
-                                "       lockstep dlq retry|skip|compensate SAGA [--reason TEXT]\n\n"
+                                "       lockstep dlq show SAGA|LETTER\n"
+                                "       lockstep dlq retry|skip|compensate SAGA|LETTER [--reason TEXT]\n\n"
                                 "Sagas that used up the attempts of a step wait here for a decision.\n"
                                 "  retry        try again where it got stuck, with all attempts\n"
                                 "  skip         the stuck step counts as done (or as undone): its work is yours to do\n"
-                                "  compensate   undo what was done; not behind the point of no return\n\n";
+                                "  compensate   undo what was done; not behind the point of no return\n\n"
+                                "A LETTER is an event that a handler has refused for good, or that nobody wants; retry "
+                                "offers it again, skip passes\n"
+                                "over it. Either keeps the order of its key.\n\n";
 static const char ending[] =
     "\nExit status of show, wait and cancel: 0 completed, 4 compensated, 5 on its way or stuck;\n"
     "cancel ends with 4 when it is compensated now. retry, skip and compensate: 0 when it is done.\n";
@@ -40,6 +44,9 @@ static const struct listing_column letter_columns[] = {
     {"SAGA", "saga"},    {"STUCK IN", "stuck_in"},      {"CLASS", "error_class"},
     {"STEP", "step"},    {"FAILED", "failed_attempts"}, {"SQLSTATE", "sqlstate"},
     {"REASON", "reason"}};
+static const struct listing_column event_letter_columns[] = {
+    {"DEAD LETTER", "id"}, {"TYPE", "type"},       {"KEY", "key"},           {"VERSION", "version"},
+    {"BEHIND", "behind"},  {"FAILED", "attempts"}, {"SQLSTATE", "sqlstate"}, {"REASON", "reason"}};
 static const struct listing_column step_columns[] = {
     {"STEP", "step"},   {"NAME", "name"},         {"ON", "on"},          {"KIND", "kind"},
     {"STATE", "state"}, {"ATTEMPTS", "attempts"}, {"NOW", "on_its_way"}, {"SKIPPED", "skipped"},
@@ -65,13 +72,35 @@ static int list_sagas(const struct saga_options *options, struct lockstep *clien
     return finish("saga list", options, &result, "sagas", saga_columns, sizeof saga_columns / sizeof saga_columns[0]);
 }
 
+/* Who could not be asked, on stderr. */
+static void print_missing(const struct lockstep_result *result) {
+    json_t *body = cmd_body(result), *entry;
+    size_t index;
+
+    json_array_foreach(json_object_get(body, "missing"), index, entry) {
+        const char *name = json_string_value(json_object_get(entry, "participant"));
+        const char *reason = json_string_value(json_object_get(entry, "reason"));
+        (void)fprintf(stderr, "lockstep: participant %s: %s\n", name != NULL ? name : "?",
+                      reason != NULL ? reason : "");
+    }
+    json_decref(body);
+}
+
 static int list_letters(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
 
     (void)saga;
     (void)lockstep_dead_letters(client, options->limit, &result);
-    return finish("dlq list", options, &result, "dead_letters", letter_columns,
-                  sizeof letter_columns / sizeof letter_columns[0]);
+    int exit_status = finish("dlq list", options, &result, "dead_letters", letter_columns,
+                             sizeof letter_columns / sizeof letter_columns[0]);
+    /* Those of choreography are asked of every agent; an application may not. One list each. */
+    uint32_t limit = options->limit > EVENT_LETTERS_MAX ? EVENT_LETTERS_MAX : options->limit;
+    if (exit_status != LS_EXIT_OK || (lockstep_event_letters(client, NULL, limit, &result) == LOCKSTEP_DENIED))
+        return exit_status;
+    if (options->format == CMD_TABLE) (void)fputc('\n', stdout);
+    print_missing(&result);
+    return finish("dlq list", options, &result, "dead_letters", event_letter_columns,
+                  sizeof event_letter_columns / sizeof event_letter_columns[0]);
 }
 
 /* Puts a readable time of day beside a time in milliseconds, for a column of its own. */
@@ -118,10 +147,139 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
     json_decref(body);
 }
 
+/* ---- choreography */
+
+static const struct listing_column flow_columns[] = {
+    {"AT", "at"},       {"PARTICIPANT", "participant"}, {"WHAT", "what"}, {"KEY", "key"},      {"VERSION", "version"},
+    {"STATE", "state"}, {"ATTEMPTS", "attempts"},       {"FROM", "from"}, {"REASON", "reason"}};
+
+static json_t *text_or_null(const json_t *object, const char *name) {
+    const char *text = json_string_value(json_object_get(object, name));
+
+    return text != NULL ? json_string(text) : json_null();
+}
+
+/* An event, a delivery or an event of later as a row of the path. */
+static json_t *flow_row(const json_t *entry, const char *participant, const char *list) {
+    bool event = strcmp(list, "events") == 0, later = strcmp(list, "later") == 0;
+    const char *type = json_string_value(json_object_get(entry, "type"));
+    const char *handler = json_string_value(json_object_get(entry, "handler"));
+    const json_t *last = json_object_get(entry, "last");
+    json_t *row = json_object();
+
+    (void)json_object_set_new(row, "at", text_or_null(entry, later ? "due" : "at"));
+    (void)json_object_set_new(row, "participant", json_string(participant));
+    (void)json_object_set_new(
+        row, "what",
+        event || later ? json_sprintf("%s %s", later ? "later" : "emits", type != NULL ? type : "?")
+                       : json_sprintf("  %s: %s", type != NULL ? type : "?", handler != NULL ? handler : "?"));
+    (void)json_object_set_new(row, "key", text_or_null(entry, "key"));
+    if (!later) (void)json_object_set(row, "version", json_object_get(entry, "version"));
+    if (event) {
+        bool unwanted = json_is_true(json_object_get(entry, "unwanted"));
+        (void)json_object_set_new(row, "from", text_or_null(entry, "cause"));
+        (void)json_object_set_new(row, "state", json_string(unwanted ? "unwanted" : ""));
+    } else if (!later) {
+        const char *source = json_string_value(json_object_get(entry, "source"));
+        (void)json_object_set_new(row, "from",
+                                  json_sprintf("%s/%" JSON_INTEGER_FORMAT, source != NULL ? source : "?",
+                                               json_integer_value(json_object_get(entry, "position"))));
+        (void)json_object_set_new(row, "state", text_or_null(entry, "state"));
+        (void)json_object_set(row, "attempts", json_object_get(entry, "attempts"));
+        (void)json_object_set_new(row, "reason", text_or_null(last, "reason"));
+    }
+    return row;
+}
+
+static int by_time(const void *a, const void *b) {
+    const json_t *const *x = a, *const *y = b;
+    const char *at = json_string_value(json_object_get(*x, "at")),
+               *other = json_string_value(json_object_get(*y, "at"));
+
+    return strcmp(at != NULL ? at : "", other != NULL ? other : "");
+}
+
+/* Rows in order of their times, which are those of several servers: the column FROM says what follows from what. */
+static json_t *sorted(json_t *rows) {
+    size_t count = json_array_size(rows);
+    json_t **list = calloc(count + 1, sizeof *list), *out = json_array();
+
+    if (list == NULL || out == NULL) abort();
+    for (size_t i = 0; i < count; i++) list[i] = json_array_get(rows, i);
+    qsort(list, count, sizeof *list, by_time);
+    for (size_t i = 0; i < count; i++) (void)json_array_append(out, list[i]);
+    free(list);
+    json_decref(rows);
+    return out;
+}
+
+static void print_flow(const struct lockstep_result *result, const char *saga) {
+    static const char *const lists[] = {"events", "deliveries", "later"};
+    json_t *body = cmd_body(result), *part, *entry, *rows = json_array();
+    size_t index, n;
+
+    json_array_foreach(json_object_get(body, "participants"), index, part) {
+        const char *name = json_string_value(json_object_get(part, "participant"));
+        for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+            json_array_foreach(json_object_get(json_object_get(part, "seen"), lists[i]), n, entry)(void)
+                json_array_append_new(rows, flow_row(entry, name != NULL ? name : "?", lists[i]));
+    }
+    rows = sorted(rows);
+    (void)printf("%s  choreographed\n\n", saga);
+    listing_print_rows(rows, flow_columns, sizeof flow_columns / sizeof flow_columns[0]);
+    print_missing(result);
+    json_decref(rows);
+    json_decref(body);
+}
+
+static void print_json_of(const char *heading, const json_t *value) {
+    char *text = json_is_null(value) ? NULL : json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
+
+    if (text != NULL) (void)printf("\n%s: %s\n", heading, text);
+    free(text);
+}
+
+static void print_letter(const struct lockstep_result *result, const char *id) {
+    json_t *body = cmd_body(result), *list = json_object_get(body, "dead_letters"), *letter = json_array_get(list, 0);
+
+    if (letter == NULL) {
+        (void)printf("%s is not a dead letter\n", id);
+    } else {
+        listing_print_rows(list, event_letter_columns, sizeof event_letter_columns / sizeof event_letter_columns[0]);
+        print_json_of("payload", json_object_get(letter, "payload"));
+        print_json_of("history", json_object_get(letter, "history"));
+    }
+    json_decref(body);
+}
+
+static int show_letter(const struct saga_options *options, struct lockstep *client, const char *id) {
+    struct lockstep_result result;
+
+    (void)lockstep_event_letters(client, id, 1, &result);
+    return cmd_show_one("dlq show", &result, options->format, id, print_letter);
+}
+
+static void print_act(const struct lockstep_result *result, const char *id) {
+    json_t *body = cmd_body(result);
+    const char *act = json_string_value(json_object_get(body, "act"));
+
+    (void)printf("%s: %s\n", id, act != NULL ? act : "?");
+    json_decref(body);
+}
+
 static int show(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
 
+    if (strchr(saga, '/') != NULL) return show_letter(options, client, saga);
     (void)lockstep_saga(client, saga, 0, &result);
+    if (result.http_status == 404) { /* not one that the coordinator drives */
+        struct lockstep_result flow;
+        if (lockstep_flow(client, saga, &flow) == LOCKSTEP_OK) {
+            lockstep_result_clear(&result);
+            return cmd_show_one("saga show", &flow, options->format, saga, print_flow);
+        }
+        lockstep_result_clear(&flow);
+    }
     return cmd_show_one("saga show", &result, options->format, saga, print_saga);
 }
 
@@ -145,6 +303,13 @@ static int cancel(const struct saga_options *options, struct lockstep *client, c
 static int act(const struct saga_options *options, struct lockstep *client, const char *saga, enum lockstep_act what) {
     struct lockstep_result result;
 
+    if (strchr(saga, '/') != NULL) { /* of choreography: participant/source/position/handler, participant/position */
+        if (what == LOCKSTEP_ACT_COMPENSATE)
+            return cmd_usage("dlq",
+                             "compensate: an event is retried or skipped; what undoes its flow is an event, too");
+        (void)lockstep_event_letter(client, saga, what, options->reason, &result);
+        return cmd_show_one("dlq", &result, options->format, saga, print_act);
+    }
     bool good = lockstep_dead_letter(client, saga, what, options->reason, &result) == LOCKSTEP_OK;
     int exit_status = cmd_show_one("dlq", &result, options->format, saga, print_saga);
     return good ? LS_EXIT_OK : exit_status;

@@ -21,6 +21,7 @@
 #include "client/lockstep_internal.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <jansson.h>
@@ -57,7 +58,7 @@ struct lockstep_call {
     enum call_state state;
     lockstep_done done;
     void *context;
-    char path[256];
+    char path[2048]; /* what a query names is at most a few hundred bytes, three times as long when it is escaped */
     char key[LOCKSTEP_KEY_MAX + 1];
     enum lockstep_wait wait;
     char *document; /* the body of a run; heap */
@@ -417,7 +418,8 @@ static void call_again(struct lockstep_call *call, enum lockstep_status status) 
 static void build_url(struct lockstep_call *call, char *url, size_t size, bool *ret_post, uint64_t now) {
     const char *base = call->client->url.base;
 
-    *ret_post = (call->op == LOCKSTEP_OP_RUN && !call->follow) || call->op == LOCKSTEP_OP_ABORT;
+    *ret_post = (call->op == LOCKSTEP_OP_RUN && !call->follow) || call->op == LOCKSTEP_OP_ABORT ||
+                call->op == LOCKSTEP_OP_ACT;
     if (!call->follow) {
         (void)snprintf(url, size, "%s%s", base, call->path);
         return;
@@ -451,7 +453,7 @@ static bool build_headers(struct lockstep_call *call, bool post) {
 static void start_attempt(struct lockstep_call *call) {
     struct lockstep *client = call->client;
     uint64_t now = now_us();
-    char url[LOCKSTEP_HOST_MAX + 512];
+    char url[LOCKSTEP_HOST_MAX + 512 + sizeof call->path];
     bool post;
 
     assert(call->state == CALL_WAITING && call->easy == NULL);
@@ -841,6 +843,47 @@ enum lockstep_status lockstep_dead_letter_start(struct lockstep *client, const c
     return call_ready(client, call, ret_call);
 }
 
+/* ------------------------------------------------------------ choreography */
+
+#define QUERY_MAX 640
+
+/* For a query. False: too long. */
+static bool escaped(const char *text, char out[3 * QUERY_MAX + 1]) {
+    size_t n = 0, length = strlen(text);
+
+    if (length > QUERY_MAX) return false;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (isalnum(c) || strchr("-_.", c) != NULL)
+            out[n++] = (char)c;
+        else
+            n += (size_t)snprintf(out + n, 4, "%%%02X", c);
+    }
+    out[n] = '\0';
+    return true;
+}
+
+/* A GET whose answer is a list. */
+static enum lockstep_status ask_list(struct lockstep *client, struct lockstep_result *result, const char *path);
+
+static enum lockstep_status act_start(struct lockstep *client, const char *path, json_t *body, lockstep_done done,
+                                      void *context) {
+    struct lockstep_call *call;
+    char *text = body != NULL ? json_dumps(body, JSON_COMPACT) : NULL;
+
+    json_decref(body);
+    if (text == NULL) return LOCKSTEP_INVALID; /* not UTF-8 */
+    enum lockstep_status status = call_new(client, LOCKSTEP_OP_ACT, 0, done, context, &call);
+    if (status != LOCKSTEP_OK) {
+        free(text);
+        return status;
+    }
+    call->document = text;
+    call->document_length = strlen(text);
+    (void)snprintf(call->path, sizeof call->path, "%s", path);
+    return call_ready(client, call, NULL);
+}
+
 /* -------------------------------------------------------------- blocking calls */
 
 struct blocked {
@@ -942,6 +985,61 @@ enum lockstep_status lockstep_dead_letter(struct lockstep *client, const char *s
 
     return block_until_done(
         client, lockstep_dead_letter_start(client, saga, act, reason, on_blocked_done, &blocked, NULL), &blocked);
+}
+
+static enum lockstep_status ask_list(struct lockstep *client, struct lockstep_result *result, const char *path) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(
+        client, start_path(client, LOCKSTEP_OP_LIST, 0, on_blocked_done, &blocked, NULL, "%s", path), &blocked);
+}
+
+static enum lockstep_status refuse_call(struct lockstep *client, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(client, LOCKSTEP_INVALID, &blocked);
+}
+
+enum lockstep_status lockstep_events(struct lockstep *client, const char *participant, const char *type,
+                                     const char *key, uint64_t offset, uint32_t limit, struct lockstep_result *result) {
+    char path[2048], text[3 * QUERY_MAX + 1];
+
+    if (!lockstep_gtid_plausible(participant) || (type != NULL && !lockstep_gtid_plausible(type)) ||
+        !escaped(key != NULL ? key : "", text) || (key != NULL && strlen(key) > 200))
+        return refuse_call(client, result);
+    (void)snprintf(path, sizeof path, "/v1/events?participant=%s&offset=%" PRIu64 "&limit=%u%s%s%s%s", participant,
+                   offset, limit > 0 ? limit : 100, type != NULL ? "&type=" : "", type != NULL ? type : "",
+                   key != NULL ? "&key=" : "", text);
+    return ask_list(client, result, path);
+}
+
+enum lockstep_status lockstep_flow(struct lockstep *client, const char *saga, struct lockstep_result *result) {
+    char path[128];
+
+    if (!lockstep_gtid_plausible(saga)) return refuse_call(client, result);
+    (void)snprintf(path, sizeof path, "/v1/flows/%s", saga);
+    return ask_list(client, result, path);
+}
+
+enum lockstep_status lockstep_event_letters(struct lockstep *client, const char *id, uint32_t limit,
+                                            struct lockstep_result *result) {
+    char path[2048], text[3 * QUERY_MAX + 1];
+
+    if (!escaped(id != NULL ? id : "", text) || strlen(text) > 1800) return refuse_call(client, result);
+    (void)snprintf(path, sizeof path, "/v1/dlq/events?limit=%u%s%s", limit > 0 ? limit : 100, id != NULL ? "&id=" : "",
+                   text);
+    return ask_list(client, result, path);
+}
+
+enum lockstep_status lockstep_event_letter(struct lockstep *client, const char *id, enum lockstep_act act,
+                                           const char *reason, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    if (act != LOCKSTEP_ACT_RETRY && act != LOCKSTEP_ACT_SKIP) return refuse_call(client, result);
+    return block_until_done(client,
+                            act_start(client, act == LOCKSTEP_ACT_RETRY ? "/v1/dlq/events/retry" : "/v1/dlq/events/skip",
+                                      json_pack("{s:s, s:s*}", "id", id, "reason", reason), on_blocked_done, &blocked),
+                            &blocked);
 }
 
 /* ------------------------------------------------------------- open and close */

@@ -205,7 +205,7 @@ static enum lockstep_judgement judge(enum lockstep_op op, int http_status, const
     }
     if (http_status == 401 || http_status == 403) return settle(result, LOCKSTEP_DENIED);
     if (http_status >= 400 && http_status < 500 && http_status != 408) return settle(result, LOCKSTEP_REFUSED);
-    if (op == LOCKSTEP_OP_RUN || op == LOCKSTEP_OP_ABORT) return LOCKSTEP_AMBIGUOUS;
+    if (op == LOCKSTEP_OP_RUN || op == LOCKSTEP_OP_ABORT || op == LOCKSTEP_OP_ACT) return LOCKSTEP_AMBIGUOUS;
     if (http_status >= 500 || http_status == 408) {
         result->status = LOCKSTEP_BUSY;
         return LOCKSTEP_TRY_LATER;

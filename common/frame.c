@@ -310,6 +310,59 @@ static enum ls_status check_forget(const Lockstep__Forget *forget, struct ls_err
     return check_sagas("Forget", forget->sagas, forget->n_sagas, err);
 }
 
+static const char *wrong_type(const char *text) {
+    bool good = !text || (text[0] != '\0' && strlen(text) <= LS_EVENT_TYPE_MAX &&
+                          text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] == '\0');
+    return good ? NULL : "is no type of events";
+}
+
+static const char *wrong_event_key(const char *text) {
+    return !text || (text[0] != '\0' && strlen(text) <= LS_EVENT_KEY_MAX) ? NULL : "is empty or too long";
+}
+
+static const char *wrong_saga(const char *text) {
+    return !text || (text[0] != '\0' && strlen(text) <= LS_GTID_MAX) ? NULL : "is empty or too long";
+}
+
+static const char *wrong_position(uint64_t position) {
+    return position > INT64_MAX ? "is out of range" : NULL;
+}
+
+static enum ls_status check_route(const Lockstep__Route *route, struct ls_error *err) {
+    CHECK("Route", "participant", wrong_participant(route->participant));
+    CHECK("Route", "address", wrong_short(route->address));
+    CHECK("Route", "types", route->n_types > LS_SUBSCRIPTIONS_MAX ? "are too many" : NULL);
+    for (size_t i = 0; i < route->n_types; i++) CHECK("Route", "types", wrong_type(route->types[i]));
+    return LS_OK;
+}
+
+static enum ls_status check_ask(const Lockstep__Ask *ask, struct ls_error *err) {
+    CHECK("Ask", "who", wrong_app(ask->who));
+    CHECK("Ask", "type", wrong_type(ask->type));
+    CHECK("Ask", "key", wrong_event_key(ask->key));
+    CHECK("Ask", "saga", wrong_saga(ask->saga));
+    CHECK("Ask", "letter", ask->letter && strlen(ask->letter) > LS_REASON_MAX ? "is too long" : NULL);
+    CHECK("Ask", "offset", wrong_position(ask->offset));
+    return LS_OK;
+}
+
+static enum ls_status check_events(const Lockstep__Events *events, struct ls_error *err) {
+    uint64_t last = 0;
+    CHECK("Events", "upto", wrong_position(events->upto));
+    CHECK("Events", "stored", events->stored > events->upto ? "is above upto" : NULL);
+    CHECK("Events", "events", events->n_events > LS_EVENT_PAGE_MAX ? "are too many" : NULL);
+    for (size_t i = 0; i < events->n_events; i++) {
+        const Lockstep__Event *event = events->events[i];
+        CHECK("Event", "position", event->position <= last || event->position > events->upto ? "is out of order" : NULL);
+        last = event->position;
+        CHECK("Event", "type", wrong_type(event->type));
+        CHECK("Event", "key", wrong_event_key(event->key));
+        CHECK("Event", "version", event->version > INT64_MAX ? "is out of range" : NULL);
+        CHECK("Event", "saga", wrong_saga(event->saga));
+    }
+    return LS_OK;
+}
+
 static enum ls_status check_body(const Lockstep__Frame *frame, struct ls_error *err) {
     switch (frame->body_case) {
     case LOCKSTEP__FRAME__BODY_HELLO:
@@ -340,6 +393,22 @@ static enum ls_status check_body(const Lockstep__Frame *frame, struct ls_error *
         return check_sagas("Kept", frame->kept->sagas, frame->kept->n_sagas, err);
     case LOCKSTEP__FRAME__BODY_FORGET:
         return check_forget(frame->forget, err);
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+        return check_route(frame->route, err);
+    case LOCKSTEP__FRAME__BODY_ASK:
+        return check_ask(frame->ask, err);
+    case LOCKSTEP__FRAME__BODY_TELL:
+        CHECK("Tell", "sqlstate", wrong_sqlstate(frame->tell->sqlstate));
+        return LS_OK;
+    case LOCKSTEP__FRAME__BODY_GREET:
+        CHECK("Greet", "participant", wrong_participant(frame->greet->participant));
+        CHECK("Greet", "version_min", frame->greet->version_min > frame->greet->version ? "is above version" : NULL);
+        return LS_OK;
+    case LOCKSTEP__FRAME__BODY_EVENTS:
+        return check_events(frame->events, err);
+    case LOCKSTEP__FRAME__BODY_STORED:
+        CHECK("Stored", "upto", wrong_position(frame->stored->upto));
+        return LS_OK;
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:
     case LOCKSTEP__FRAME__BODY_CREDIT:

@@ -22,6 +22,7 @@
 #include "common/diag.h"
 #include "common/failpoint.h"
 #include "common/peer.h"
+#include "coordinator/api/api.h"
 #include "coordinator/coordmsg.h"
 #include "coordinator/host.h"
 #include "coordinator/reprove.h"
@@ -79,6 +80,7 @@ struct agents {
     unsigned link_count, linked;
     uint64_t next_link_id;
     struct link *by_number[LS_PARTICIPANT_NUMBER_MAX + 1];
+    Lockstep__Route *routes[LS_PARTICIPANT_NUMBER_MAX + 1]; /* what each participant has last said it wants, in this life */
     struct scratch scratch;
     /* verdict of the inquiry item being asked */
     bool verdict_there;
@@ -110,6 +112,7 @@ static void forget_current(struct link *link) {
     event.agent.participant = link->participant->number;
     event.agent.link = link->id;
     host_step(agents->host, &event);
+    api_on_agent_down(agents->host->api, link->participant->number);
 }
 
 static void link_free(struct link *link) {
@@ -1025,6 +1028,77 @@ static void on_kept(struct link *link, const Lockstep__Kept *kept) {
     free(list);
 }
 
+/* --------------------------------------------------------------- events */
+
+static bool knows_events(const struct link *link) {
+    return link != NULL && link->state == LINK_UP && link->hello->version >= LS_PROTOCOL_VERSION_EVENT;
+}
+
+static void send_route(struct link *link, Lockstep__Route *route) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
+    frame.route = route;
+    (void)send_frame(link, &frame); /* lost: said again at its next Ready */
+}
+
+static Lockstep__Route *copy_route(const Lockstep__Route *route) {
+    size_t size = lockstep__route__get_packed_size(route);
+    uint8_t *bytes = malloc(size + 1);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    (void)lockstep__route__pack(route, bytes);
+    Lockstep__Route *copy = lockstep__route__unpack(NULL, size, bytes);
+    free(bytes);
+    return copy;
+}
+
+/* Everybody hears it and keeps it durably: from then on nobody needs us for it. What this life has not heard is not
+ * mentioned, so it stays as they have it. */
+static void on_route(struct link *link, const Lockstep__Route *route) {
+    struct agents *agents = link->agents;
+    uint32_t number = link->participant->number;
+    if (strcmp(route->participant, link->participant->name) != 0) {
+        reject(link, "%s speaks for %s", link->participant->name, route->participant);
+        return;
+    }
+    Lockstep__Route *copy = copy_route(route);
+    if (copy == NULL) {
+        return; /* said again at its next Ready */
+    }
+    if (agents->routes[number] != NULL) {
+        lockstep__route__free_unpacked(agents->routes[number], NULL);
+    }
+    agents->routes[number] = copy;
+    diag(DIAG_INFO, "subscriptions announced", "participant", route->participant, "address", route->address, "types",
+         diag_u64(route->n_types), NULL);
+    for (struct link *other = agents->links; other != NULL; other = other->next) {
+        if (other != link && knows_events(other)) {
+            send_route(other, copy);
+        }
+    }
+}
+
+static void send_routes(struct link *link) {
+    struct agents *agents = link->agents;
+    for (uint32_t number = 1; number <= registry_highest(agents->host->registry) && knows_events(link); number++) {
+        if (agents->routes[number] != NULL && number != link->participant->number) {
+            send_route(link, agents->routes[number]);
+        }
+    }
+}
+
+bool agents_ask(struct agents *agents, uint32_t participant, Lockstep__Ask *ask) {
+    struct link *link = agents->by_number[participant];
+    if (!knows_events(link)) {
+        return false;
+    }
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_ASK;
+    frame.ask = ask;
+    return send_frame(link, &frame) == LS_OK;
+}
+
 /* --------------------------------------------------------------- frames */
 
 static void on_ready(struct link *link) {
@@ -1034,6 +1108,7 @@ static void on_ready(struct link *link) {
     host_step(link->agents->host, &event);
     diag(DIAG_INFO, "agent ready", "participant", link->participant->name, NULL);
     saga_host_up(link->agents->host->sagas, link->participant->number);
+    send_routes(link);
     begin_proving(link);
 }
 
@@ -1080,6 +1155,12 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
     case LOCKSTEP__FRAME__BODY_KEPT:
         on_kept(link, frame->kept);
         return;
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+        on_route(link, frame->route);
+        return;
+    case LOCKSTEP__FRAME__BODY_TELL:
+        api_on_told(link->agents->host->api, link->participant->number, frame->tell);
+        return;
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:
         return;
@@ -1093,6 +1174,10 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_PROVE:
     case LOCKSTEP__FRAME__BODY_FORGET:
+    case LOCKSTEP__FRAME__BODY_ASK:
+    case LOCKSTEP__FRAME__BODY_GREET:
+    case LOCKSTEP__FRAME__BODY_EVENTS:
+    case LOCKSTEP__FRAME__BODY_STORED:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }
@@ -1205,6 +1290,11 @@ void agents_free(struct agents *agents) {
     while (agents->links != NULL) {
         peer_free(agents->links->peer);
         link_free(agents->links);
+    }
+    for (uint32_t number = 0; number <= LS_PARTICIPANT_NUMBER_MAX; number++) {
+        if (agents->routes[number] != NULL) {
+            lockstep__route__free_unpacked(agents->routes[number], NULL);
+        }
     }
     scratch_free(&agents->scratch);
     SSL_CTX_free(agents->tls);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "coordinator/core/engine.h"
+#include "lockstep.pb-c.h"
 #include "lockstep/status.h"
 
 struct host;
@@ -37,6 +38,9 @@ void agents_send_settle(struct agents *agents, const struct engine_effect *effec
 bool agents_knows_sagas(const struct agents *agents, uint32_t participant);
 /* The saga has ended: its barrier rows may go. Who is not there asks later. */
 void agents_send_forget(struct agents *agents, uint32_t participant, const char *saga);
+/* Asks the participant's agent; false: it is not there, or knows no events. api_on_told() or api_on_agent_down()
+ * follows. */
+bool agents_ask(struct agents *agents, uint32_t participant, Lockstep__Ask *ask);
 void agents_on_verdict(struct agents *agents, const struct engine_effect *effect);
 
 #endif

@@ -284,6 +284,12 @@ bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, st
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_READY:
     case LOCKSTEP__FRAME__BODY_KEPT:
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+    case LOCKSTEP__FRAME__BODY_ASK:
+    case LOCKSTEP__FRAME__BODY_TELL:
+    case LOCKSTEP__FRAME__BODY_GREET:
+    case LOCKSTEP__FRAME__BODY_EVENTS:
+    case LOCKSTEP__FRAME__BODY_STORED:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }

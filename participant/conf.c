@@ -42,6 +42,16 @@ const struct conf_key agent_conf_keys[] = {
      "how long settling a one-participant transaction waits for its outcome row before it tries again"},
     {"drain_time", CONF_MS, AT(drain_ms), "10s", false, 0, LS_DEADLINE_MS_MAX, "how long a stopping agent waits for its running branches"},
     {"gid_form", CONF_STRING, AT(gid_form_word), "asked", false, 1, 16, "asked: what the transaction asks for; xa: always XA ids"},
+    {"peers.listen", CONF_PORT_ADDRESS, AT(peers_listen), "127.0.0.1:0", false, 0, 0,
+     "listener for the agents of other participants, which send events here; a fixed port lets them find this agent again while the coordinator is away"},
+    {"peers.address", CONF_PORT_ADDRESS, AT(peers_address), NULL, false, 0, 0, "where others find it, if not where it listens"},
+    {"relay.sessions", CONF_U32, AT(relay_sessions), "4", false, 1, 64, "handlers of events that run at once, besides pool.workers"},
+    {"relay.attempts", CONF_U32, AT(relay_attempts), "10", false, 1, 1000, "of a handler with one event, with growing pauses; then it is a dead letter"},
+    {"relay.handler_timeout", CONF_MS, AT(handler_ms), "30s", false, 10, LS_DEADLINE_MS_MAX, "statement_timeout of a handler"},
+    {"relay.keep_inbox", CONF_MS, AT(keep_inbox_ms), "168h", false, 1000, UINT64_MAX,
+     "how long what has arrived and is through is kept, at least; and for as long as it may be sent again"},
+    {"relay.keep_events", CONF_MS, AT(keep_events_ms), "0s", false, 0, UINT64_MAX,
+     "how long own events are kept when everybody has acknowledged them; 0s: for ever"},
     {"metrics.socket", CONF_STRING, AT(metrics_socket), NULL, false, 0, SOCKET_PATH_MAX, "Unix socket that answers GET /metrics; default: none"},
     {"log.level", CONF_STRING, AT(level_word), "info", false, 1, 16, "debug, info, warn or error"},
     {"log.format", CONF_STRING, AT(format_word), "text", false, 1, 16, "text or json"},
@@ -49,7 +59,9 @@ const struct conf_key agent_conf_keys[] = {
 };
 const size_t agent_conf_key_count = sizeof(agent_conf_keys) / sizeof(agent_conf_keys[0]);
 
-_Static_assert(LS_DEFAULT_WORKERS_MAX == 64 && LS_DEFAULT_FINISHERS == 8 && LS_DEFAULT_SWEEP_S == 10 && LS_DEFAULT_PREPARED_SHARE == 100,
+_Static_assert(LS_DEFAULT_WORKERS_MAX == 64 && LS_DEFAULT_FINISHERS == 8 && LS_DEFAULT_SWEEP_S == 10 && LS_DEFAULT_PREPARED_SHARE == 100 &&
+                   LS_DEFAULT_RELAY_SESSIONS == 4 && LS_DEFAULT_RELAY_ATTEMPTS == 10 && LS_DEFAULT_HANDLER_MS == 30000 &&
+                   LS_DEFAULT_RELAY_KEEP_INBOX_S == 168 * 3600 && LS_DEFAULT_RELAY_KEEP_EVENTS_S == 0,
                "the sample shows these numbers, limits.h has their names");
 
 static enum ls_status check_words(struct agent_conf *conf, const char *file, struct ls_error *err)

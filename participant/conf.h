@@ -24,6 +24,9 @@ struct agent_conf {
     uint32_t workers, finishers, prepared_share;
     uint64_t sweep_ms, grace_ms, lock_wait_ms, settle_lock_ms, drain_ms;
     char *gid_form_word;
+    char *peers_listen, *peers_address;
+    uint32_t relay_sessions, relay_attempts;
+    uint64_t handler_ms, keep_inbox_ms, keep_events_ms;
     char *metrics_socket;
     char *level_word, *format_word, *faults_word;
     /* made of the words */

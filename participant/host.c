@@ -12,6 +12,7 @@
 #include "common/hash.h"
 #include "lockstep.pb-c.h"
 #include "participant/link.h"
+#include "participant/relay_host.h"
 #include "participant/stats.h"
 
 /* ---- effects */
@@ -75,6 +76,7 @@ static void carry_out(struct agenthost *host, const struct agent_effect *effect)
         (void)failpoint_hit(FP_agent_before_ready);
         diag(DIAG_INFO, "serving", "participant", host->conf.name, "coordinator", host->conf.coordinator_name, NULL);
         uplink_carry_out(host->uplink, effect);
+        relayhost_announce(host->relay);
         return;
     case AEF_SEND_VOTE:
         log_vote(effect);
@@ -171,7 +173,11 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 
 static void on_pg_event(void *context, struct agent_event *event)
 {
-    agenthost_step(context, event);
+    struct agenthost *host = context;
+    bool ours = event->kind == AEV_DB_CLEAN && event->clean.ok; /* the lock is held, earlier backends are gone */
+    agenthost_step(host, event);
+    if (ours)
+        relayhost_start(host->relay);
 }
 
 static void on_pg_refused(void *context, const char *what, const char *mend)
@@ -225,25 +231,36 @@ static void on_stop(void *context, int signal)
     agenthost_step(host, &event);
 }
 
-static enum ls_status load_tls(const struct agent_conf *conf, SSL_CTX **ret_tls, struct ls_error *err)
+/* As a client of the coordinator and of peers, as a server of peers. */
+static enum ls_status load_tls(const struct agent_conf *conf, SSL_CTX **ret_client, SSL_CTX **ret_server, struct ls_error *err)
 {
     struct tls_files files = agent_conf_tls(conf);
-    return tls_client_context(&files, ret_tls, err);
+    enum ls_status status = tls_client_context(&files, ret_client, err);
+    if (status != LS_OK)
+        return status;
+    status = tls_server_context(&files, ret_server, err);
+    if (status != LS_OK) {
+        SSL_CTX_free(*ret_client);
+        *ret_client = NULL;
+    }
+    return status;
 }
 
 static void on_reload(void *context)
 {
     struct agenthost *host = context;
     struct ls_error err;
-    SSL_CTX *tls;
+    SSL_CTX *tls, *server;
     char notice[64];
     snprintf(notice, sizeof(notice), "RELOADING=1\nMONOTONIC_USEC=%llu", daemon_now_us());
     daemon_notify(notice);
-    if (load_tls(&host->conf, &tls, &err) != LS_OK) {
+    if (load_tls(&host->conf, &tls, &server, &err) != LS_OK) {
         diag(DIAG_ERROR, "certificates not reloaded, the old ones stay", "error", err.text, NULL);
     } else {
         uplink_set_tls(host->uplink, tls);
+        relayhost_set_tls(host->relay, server, tls);
         SSL_CTX_free(tls);
+        SSL_CTX_free(server);
         diag(DIAG_INFO, "certificates reloaded: the next link uses them", NULL);
     }
     daemon_notify("READY=1");
@@ -257,7 +274,7 @@ static enum ls_status start_pg(struct agenthost *host, struct ls_error *err)
     const struct pg_config config = {.target = &host->conf.target,
                                      .participant = host->conf.name,
                                      .coordinator = host->conf.coordinator_name,
-                                     .workers_max = host->conf.workers,
+                                     .workers_max = host->conf.workers + host->conf.relay_sessions,
                                      .finishers_max = host->conf.finishers,
                                      .connect_ms = (uint32_t)host->conf.connect_ms,
                                      .settle_lock_ms = (uint32_t)host->conf.settle_lock_ms,
@@ -288,16 +305,21 @@ static enum ls_status start_loop(struct agenthost *host, struct ls_error *err)
 
 enum ls_status agenthost_start(struct agenthost *host, struct agent_conf *conf, const char *file, struct ls_error *err)
 {
-    SSL_CTX *tls = NULL;
+    SSL_CTX *tls = NULL, *server = NULL;
     host->conf = *conf;
     host->file = file;
     random_hex(sizeof(host->nonce) - 1, host->nonce);
     enum ls_status status = start_loop(host, err);
     if (status == LS_OK)
-        status = load_tls(&host->conf, &tls, err);
+        status = load_tls(&host->conf, &tls, &server, err);
     if (status == LS_OK)
         status = uplink_new(host, tls, &host->uplink, err);
+    if (status == LS_OK)
+        status = relayhost_new(host, &host->relay, err);
+    if (status == LS_OK)
+        relayhost_set_tls(host->relay, server, tls);
     SSL_CTX_free(tls);
+    SSL_CTX_free(server);
     if (status == LS_OK)
         status = start_pg(host, err);
     if (status == LS_OK)
@@ -322,6 +344,7 @@ void agenthost_free(struct agenthost *host)
     agentstats_free(host->stats);
     uplink_free(host->uplink);
     pg_free(host->pg);
+    relayhost_free(host->relay); /* behind pg: nothing answers any more */
     agent_free(host->core);
     agent_effects_free(&host->effects);
     daemon_signals_free(host->signals);

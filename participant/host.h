@@ -17,6 +17,7 @@
 
 struct uplink;
 struct agentstats;
+struct relayhost;
 
 struct agenthost {
     struct agent_conf conf;
@@ -27,6 +28,7 @@ struct agenthost {
     struct pg *pg;
     struct uplink *uplink;
     struct agentstats *stats;
+    struct relayhost *relay;
     struct daemon_signals *signals;
     struct event *timer, *drain_timer;
     char nonce[17];

@@ -18,6 +18,7 @@
 #include "participant/agentmsg.h"
 #include "participant/functions.h"
 #include "participant/host.h"
+#include "participant/relay_host.h"
 
 struct uplink {
     struct agenthost *host;
@@ -25,6 +26,7 @@ struct uplink {
     struct peer *peer;      /* the one that is dialled, or up, or closing */
     uint64_t number;        /* of the present or last link */
     bool up;                /* the core knows of it */
+    uint32_t version;       /* that was agreed on; 0: not yet */
     struct event *failed;   /* a dial that failed at once is told from the loop */
     void (*left)(struct agenthost *host);
 };
@@ -74,6 +76,7 @@ static void on_open(void *context, struct peer *peer, const struct tls_identity 
         return;
     }
     uplink->up = true;
+    uplink->version = 0;
     uplink->number++;
     diag(DIAG_INFO, "link up", "coordinator", name, "address", peer_address(peer), NULL);
     struct agent_event event = {.kind = AEV_LINK_UP, .link = uplink->number};
@@ -219,6 +222,16 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
     struct agent_event event = {0};
     if (!uplink->up || uplink->peer != peer)
         return;
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_ROUTE) {
+        relayhost_route(uplink->host->relay, frame->route);
+        return;
+    }
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_ASK) {
+        relayhost_ask(uplink->host->relay, frame->ask);
+        return;
+    }
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_WELCOME)
+        uplink->version = frame->welcome->version;
     agentmsg_read_fence(frame, uplink->number, &event);
     if (frame->body_case == LOCKSTEP__FRAME__BODY_PROVE) {
         take_prove(uplink, frame->prove, &event);
@@ -251,6 +264,12 @@ static void send_frame(struct uplink *uplink, const struct agent_effect *effect,
     /* Better no link than one on which something was left out: the coordinator counts the branch as lost, the sweep asks. */
     diag(DIAG_ERROR, "a frame cannot be sent", "gtid", effect->gtid != NULL ? effect->gtid : "", "error", ls_status_text(status), NULL);
     peer_close(uplink->peer, "a frame cannot be sent", false);
+}
+
+void uplink_send(struct uplink *uplink, const Lockstep__Frame *frame)
+{
+    if (uplink->up && uplink->peer != NULL && uplink->version >= LS_PROTOCOL_VERSION_EVENT && peer_send(uplink->peer, frame) != LS_OK)
+        peer_close(uplink->peer, "a frame cannot be sent", false);
 }
 
 /* protobuf-c wants char *; it only reads. */

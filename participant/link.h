@@ -7,6 +7,7 @@
 
 #include <openssl/ssl.h>
 
+#include "lockstep.pb-c.h"
 #include "lockstep/status.h"
 #include "participant/core/agent.h"
 
@@ -20,6 +21,8 @@ void uplink_free(struct uplink *uplink);
 void uplink_set_tls(struct uplink *uplink, SSL_CTX *tls);
 /* AEF_DIAL, AEF_CLOSE, AEF_SEND_*. */
 void uplink_carry_out(struct uplink *uplink, const struct agent_effect *effect);
+/* A frame of the relay's; dropped while there is no link to a coordinator that knows events. */
+void uplink_send(struct uplink *uplink, const Lockstep__Frame *frame);
 /* Says good-bye and calls the host back through `done` when the link is gone (from the loop). */
 void uplink_leave(struct uplink *uplink, void (*done)(struct agenthost *host));
 

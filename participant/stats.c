@@ -15,6 +15,7 @@
 #include "common/daemon.h"
 #include "common/metrics.h"
 #include "participant/host.h"
+#include "participant/relay_host.h"
 
 #define REQUEST_TIMEOUT_S 5
 #define HEADERS_MAX 8192
@@ -38,9 +39,23 @@ static const struct counter counters[] = {
     {"lockstep_agent_retries_total", "operations tried again", NULL, IN_CORE(retries)},
     {"lockstep_agent_sweeps_total", "scans for prepared transactions", NULL, IN_CORE(sweeps)},
 };
+
+#define IN_RELAY(field) offsetof(struct relay_stats, field)
+static const struct counter relay_counters[] = {
+    {"lockstep_agent_events_claimed_total", "own events given a position", NULL, IN_RELAY(claimed)},
+    {"lockstep_agent_events_sent_total", "events sent to subscribers, repeated ones included", NULL, IN_RELAY(sent)},
+    {"lockstep_agent_pages_acknowledged_total", "pages of events that a subscriber has stored", NULL, IN_RELAY(acknowledged)},
+    {"lockstep_agent_deliveries_total", "events given to handlers", "how=\"handled\"", IN_RELAY(handled)},
+    {"lockstep_agent_deliveries_total", "events given to handlers", "how=\"duplicate\"", IN_RELAY(duplicates)},
+    {"lockstep_agent_deliveries_total", "events given to handlers", "how=\"queued\"", IN_RELAY(queued)},
+    {"lockstep_agent_deliveries_total", "events given to handlers", "how=\"failed\"", IN_RELAY(parked)},
+    {"lockstep_agent_deliveries_total", "events given to handlers", "how=\"dead\"", IN_RELAY(dead)},
+};
+enum { RELAY_COUNTERS = sizeof(relay_counters) / sizeof(relay_counters[0]) };
 enum { COUNTERS = sizeof(counters) / sizeof(counters[0]) };
 
-enum gauge_id { G_STATE, G_LINK, G_BRANCHES, G_PREPARED, G_RUNNING, G_CREDITS, G_QUARANTINED, G_WORKERS, G_IDLE, G_FINISHERS, G_WAITING, GAUGES };
+enum gauge_id { G_STATE, G_LINK, G_BRANCHES, G_PREPARED, G_RUNNING, G_CREDITS, G_QUARANTINED, G_WORKERS, G_IDLE, G_FINISHERS, G_WAITING,
+                G_PEERS, G_SUBSCRIPTIONS, G_LAG_EVENTS, G_LAG, G_UNCLAIMED, G_PARKED, G_DEAD, G_UNWANTED, GAUGES };
 static const struct {
     const char *name, *help;
 } gauges[GAUGES] = {
@@ -55,17 +70,25 @@ static const struct {
     [G_IDLE] = {"lockstep_agent_workers_idle", "worker sessions that serve no branch"},
     [G_FINISHERS] = {"lockstep_agent_finishers", "sessions for COMMIT PREPARED, proofs and scans"},
     [G_WAITING] = {"lockstep_agent_branches_waiting", "branches that wait for a session"},
+    [G_PEERS] = {"lockstep_agent_peers_up", "subscribers' agents that are linked"},
+    [G_SUBSCRIPTIONS] = {"lockstep_agent_subscriptions", "handlers of this database"},
+    [G_LAG_EVENTS] = {"lockstep_agent_outbox_lag_events", "events that the slowest subscriber wants and has not acknowledged (10000: or more)"},
+    [G_LAG] = {"lockstep_agent_outbox_lag_seconds", "age of the oldest event that somebody wants and has not acknowledged"},
+    [G_UNCLAIMED] = {"lockstep_agent_events_unclaimed", "own events without a position (10000: or more)"},
+    [G_PARKED] = {"lockstep_agent_events_parked", "events that wait for another attempt, or behind such a one of their key"},
+    [G_DEAD] = {"lockstep_agent_dead_letters", "events that a handler has refused for good"},
+    [G_UNWANTED] = {"lockstep_agent_unwanted_events", "events that nobody subscribes to"},
 };
 
 struct agentstats {
     struct agenthost *host;
     struct evhttp *http;
     struct acceptor *acceptor;
-    struct metric *counter[COUNTERS], *gauge[GAUGES], *pipelines, *connects, *accept_failures;
-    uint64_t seen[COUNTERS], seen_pipelines, seen_connects, seen_accept_failures;
+    struct metric *counter[COUNTERS], *relay_counter[RELAY_COUNTERS], *gauge[GAUGES], *pipelines, *connects, *accept_failures;
+    uint64_t seen[COUNTERS], relay_seen[RELAY_COUNTERS], seen_pipelines, seen_connects, seen_accept_failures;
 };
 
-static uint64_t at(const struct agent_stats *core, size_t offset)
+static uint64_t at(const void *core, size_t offset)
 {
     uint64_t value;
     memcpy(&value, (const char *)core + offset, sizeof(value));
@@ -76,6 +99,13 @@ static void refresh(struct agentstats *stats)
 {
     struct agent_stats core;
     struct pg_stats pg;
+    struct relayhost_stats relay;
+    relayhost_stats(stats->host->relay, &relay);
+    for (size_t i = 0; i < RELAY_COUNTERS; i++) {
+        uint64_t now = at(&relay.core, relay_counters[i].offset);
+        metric_add(stats->relay_counter[i], now - stats->relay_seen[i]);
+        stats->relay_seen[i] = now;
+    }
     agent_stats(stats->host->core, &core);
     pg_stats(stats->host->pg, &pg);
     for (size_t i = 0; i < COUNTERS; i++) {
@@ -94,6 +124,10 @@ static void refresh(struct agentstats *stats)
         [G_PREPARED] = core.prepared,            [G_RUNNING] = core.running,     [G_CREDITS] = core.credits,
         [G_QUARANTINED] = core.quarantined,      [G_WORKERS] = pg.workers,       [G_IDLE] = pg.workers_idle,
         [G_FINISHERS] = pg.finishers,            [G_WAITING] = pg.waiting,
+        [G_PEERS] = relay.peers_up,              [G_SUBSCRIPTIONS] = relay.subscriptions,
+        [G_LAG_EVENTS] = (double)relay.behind,   [G_LAG] = (double)relay.behind_ms / 1000,
+        [G_UNCLAIMED] = (double)relay.unclaimed, [G_PARKED] = (double)relay.waiting,
+        [G_DEAD] = (double)relay.dead,           [G_UNWANTED] = (double)relay.unwanted,
     };
     for (size_t i = 0; i < GAUGES; i++)
         metric_set(stats->gauge[i], values[i]);
@@ -158,6 +192,8 @@ enum ls_status agentstats_new(struct agenthost *host, struct agentstats **ret_st
     stats->host = host;
     for (size_t i = 0; i < COUNTERS; i++)
         stats->counter[i] = metric_new(METRIC_COUNTER, counters[i].name, counters[i].help, counters[i].label);
+    for (size_t i = 0; i < RELAY_COUNTERS; i++)
+        stats->relay_counter[i] = metric_new(METRIC_COUNTER, relay_counters[i].name, relay_counters[i].help, relay_counters[i].label);
     for (size_t i = 0; i < GAUGES; i++)
         stats->gauge[i] = metric_new(METRIC_GAUGE, gauges[i].name, gauges[i].help, NULL);
     stats->pipelines = metric_new(METRIC_COUNTER, "lockstep_agent_pipelines_total", "round trips made for statements of branches", NULL);

@@ -11,6 +11,7 @@
 #include <openssl/ssl.h>
 
 #include "coordinator/core/engine.h"
+#include "lockstep.pb-c.h"
 #include "lockstep/status.h"
 
 struct host;
@@ -36,6 +37,10 @@ void api_on_pending(struct api *api, const struct txn *txn);
 /* The state of a saga has changed, durably. */
 struct saga;
 void api_on_saga(struct api *api, const struct saga *saga);
+
+/* An agent's answer to agents_ask(); it will not answer any more. */
+void api_on_told(struct api *api, uint32_t participant, const Lockstep__Tell *tell);
+void api_on_agent_down(struct api *api, uint32_t participant);
 
 /* Requests that have not been answered, or whose answer has not left yet. */
 unsigned api_busy(const struct api *api);

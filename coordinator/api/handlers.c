@@ -17,12 +17,14 @@
 #include "common/daemon.h"
 #include "common/diag.h"
 #include "common/hash.h"
+#include "common/text.h"
 #include "coordinator/api/internal.h"
 #include "coordinator/stats.h"
 
 #define JSON "application/json"
 #define LIST_LIMIT_DEFAULT 100u
 #define LIST_LIMIT_MAX 10000u
+#define EVENTS_LIMIT_MAX 1000u
 #define POLL_MS_MAX 300000u
 
 static void error_reply(struct conn *conn, struct evhttp_request *http, int http_code, const char *code,
@@ -415,6 +417,68 @@ static void handle_list_sagas(struct conn *conn, struct evhttp_request *http, bo
     server_reply(conn, http, 200, JSON, NULL);
 }
 
+/* ---------------------------------------------------------------- events */
+
+static bool parse_u64(const char *text, uint64_t *ret_value) {
+    char *end;
+    if (text[0] < '0' || text[0] > '9' || strlen(text) > 18) {
+        return false;
+    }
+    *ret_value = strtoull(text, &end, 10);
+    return *end == '\0';
+}
+
+static void handle_get_events(struct conn *conn, struct evhttp_request *http) {
+    static const char *const allowed[] = {"participant", "type", "key", "offset", "limit", NULL};
+    struct evkeyvalq query;
+    struct events_query wanted = {.limit = LIST_LIMIT_DEFAULT};
+    if (!parse_query(conn, http, allowed, &query)) {
+        return;
+    }
+    const char *offset = evhttp_find_header(&query, "offset"), *limit = evhttp_find_header(&query, "limit");
+    wanted.participant = evhttp_find_header(&query, "participant");
+    wanted.type = evhttp_find_header(&query, "type");
+    wanted.key = evhttp_find_header(&query, "key");
+    if ((wanted.type != NULL && (wanted.type[0] == '\0' || strlen(wanted.type) > LS_EVENT_TYPE_MAX)) ||
+        (wanted.key != NULL && (wanted.key[0] == '\0' || strlen(wanted.key) > LS_EVENT_KEY_MAX ||
+                                !text_utf8_valid(wanted.key, strlen(wanted.key))))) {
+        (void)bad_parameter(conn, http, &query, "type: 1 to 64 bytes; key: 1 to 200 bytes of UTF-8");
+        return;
+    }
+    if (wanted.type != NULL &&
+        wanted.type[strspn(wanted.type, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] != '\0') {
+        (void)bad_parameter(conn, http, &query, "type: letters, digits, '_', '.' and '-'");
+        return;
+    }
+    if (offset != NULL && !parse_u64(offset, &wanted.offset)) {
+        (void)bad_parameter(conn, http, &query, "offset: expected the `next` of the page before, or 0");
+        return;
+    }
+    if (limit != NULL && route_parse_u32(limit, 1, EVENTS_LIMIT_MAX, &wanted.limit) != LS_OK) {
+        (void)bad_parameter(conn, http, &query, "limit: expected 1 to 1000");
+        return;
+    }
+    handle_events(conn, http, &wanted);
+    evhttp_clear_headers(&query);
+}
+
+static void handle_list_letters(struct conn *conn, struct evhttp_request *http) {
+    static const char *const allowed[] = {"id", "limit", NULL};
+    struct evkeyvalq query;
+    uint32_t limit = LIST_LIMIT_DEFAULT;
+    if (!parse_query(conn, http, allowed, &query)) {
+        return;
+    }
+    const char *id = evhttp_find_header(&query, "id"), *text = evhttp_find_header(&query, "limit");
+    if ((text != NULL && route_parse_u32(text, 1, LS_LETTERS_LISTED_MAX, &limit) != LS_OK) ||
+        (id != NULL && (strlen(id) > LS_REASON_MAX || !text_utf8_valid(id, strlen(id))))) {
+        (void)bad_parameter(conn, http, &query, "limit: expected 1 to 500; id: that of a dead letter");
+        return;
+    }
+    handle_event_letters(conn, http, id, limit);
+    evhttp_clear_headers(&query);
+}
+
 /* No query at all. False: 400 has been said. */
 static bool no_query(struct conn *conn, struct evhttp_request *http) {
     static const char *const allowed[] = {NULL};
@@ -510,7 +574,8 @@ static bool role_may(enum tls_role role, enum route route) {
         return true;
     case TLS_ROLE_APP:
         return route != ROUTE_METRICS && route != ROUTE_DLQ_RETRY && route != ROUTE_DLQ_SKIP &&
-               route != ROUTE_DLQ_COMPENSATE;
+               route != ROUTE_DLQ_COMPENSATE && route != ROUTE_FLOW && route != ROUTE_EVENT_LETTERS &&
+               route != ROUTE_EVENT_RETRY && route != ROUTE_EVENT_SKIP;
     case TLS_ROLE_MONITOR:
         return health || route == ROUTE_METRICS;
     case TLS_ROLE_AGENT:
@@ -546,6 +611,11 @@ static void handle_other(struct conn *conn, struct evhttp_request *http, const s
     case ROUTE_DLQ_RETRY:
     case ROUTE_DLQ_SKIP:
     case ROUTE_DLQ_COMPENSATE:
+    case ROUTE_EVENTS:
+    case ROUTE_FLOW:
+    case ROUTE_EVENT_LETTERS:
+    case ROUTE_EVENT_RETRY:
+    case ROUTE_EVENT_SKIP:
     case ROUTE_PARTICIPANTS:
     case ROUTE_LIVEZ:
     case ROUTE_READYZ:
@@ -592,6 +662,25 @@ static void handle_route(struct conn *conn, struct evhttp_request *http, const s
                            match->route == ROUTE_DLQ_RETRY  ? SAGA_ACT_RETRY
                            : match->route == ROUTE_DLQ_SKIP ? SAGA_ACT_SKIP
                                                             : SAGA_ACT_COMPENSATE);
+        }
+        return;
+    case ROUTE_EVENTS:
+        handle_get_events(conn, http);
+        return;
+    case ROUTE_FLOW:
+        if (strlen(match->gtid) > LS_GTID_MAX) {
+            error_reply(conn, http, 404, "bad_saga", "a saga's name has 1 to 64 bytes");
+        } else if (no_query(conn, http)) {
+            handle_flow(conn, http, match->gtid);
+        }
+        return;
+    case ROUTE_EVENT_LETTERS:
+        handle_list_letters(conn, http);
+        return;
+    case ROUTE_EVENT_RETRY:
+    case ROUTE_EVENT_SKIP:
+        if (no_query(conn, http)) {
+            handle_event_act(conn, http, match->route == ROUTE_EVENT_RETRY);
         }
         return;
     case ROUTE_PARTICIPANTS:

@@ -58,7 +58,16 @@ struct listener {
     struct acceptor *acceptor; /* held at limits.connections: the backlog waits */
 };
 
-enum request_kind { REQUEST_RUN, REQUEST_GET, REQUEST_ABORT, REQUEST_SAGA_RUN, REQUEST_SAGA, REQUEST_SAGA_CANCEL };
+enum request_kind {
+    REQUEST_RUN,
+    REQUEST_GET,
+    REQUEST_ABORT,
+    REQUEST_INQUIRY, /* of agents */
+    REQUEST_SAGA_RUN,
+    REQUEST_SAGA,
+    REQUEST_SAGA_CANCEL
+};
+struct inquiry;
 
 /* A request that waits for a transaction. */
 struct request {
@@ -74,6 +83,7 @@ struct request {
     uint64_t sequence;
     LIST_ENTRY(request) waiting;
     bool is_waiting;
+    struct inquiry *inquiry; /* REQUEST_INQUIRY */
     struct event timer;
     bool has_timer;
     enum request_submit { SUBMIT_OPEN, SUBMIT_JOINED, SUBMIT_REFUSED } submit;
@@ -95,6 +105,8 @@ struct api {
     struct request_list waiting[WAITING_BUCKETS];
     unsigned requests; /* alive */
     uint64_t accepted; /* runs accepted so far */
+    struct inquiry *inquiries;
+    uint64_t inquiry_token;
     struct out out;    /* body being written */
 };
 
@@ -132,6 +144,21 @@ void answer_ended_sagas(struct api *api, const struct conn *conn, const char *st
 void request_saga_now(struct request *request);
 /* The state of its saga has changed. */
 void request_saga_heard(struct request *request, const struct saga *saga);
+
+/* ---- events.c */
+struct events_query {
+    const char *participant, *type, *key;
+    uint64_t offset;
+    uint32_t limit;
+};
+void handle_events(struct conn *conn, struct evhttp_request *http, const struct events_query *query);
+void handle_flow(struct conn *conn, struct evhttp_request *http, const char *saga);
+void handle_event_letters(struct conn *conn, struct evhttp_request *http, const char *id, uint32_t limit);
+void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry);
+/* Its time is over: answers with what is there. */
+void request_inquiry_late(struct request *request);
+/* Its request is being freed. */
+void request_inquiry_gone(struct request *request);
 
 /* ---- answer.c: each fills api->out and returns the HTTP status */
 /* {"error": {"code", "message", "path"?}, "begun": false?}. `path` may be NULL. */

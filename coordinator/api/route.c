@@ -28,10 +28,14 @@ static const struct entry entries[] = {
     {"GET", "/v1/sagas/" GTID, ROUTE_SAGA_GET},
     {"POST", "/v1/sagas/" GTID "/cancel", ROUTE_SAGA_CANCEL},
     {"GET", "/v1/dlq", ROUTE_DLQ_LIST},
+    {"GET", "/v1/dlq/events", ROUTE_EVENT_LETTERS},
+    {"POST", "/v1/dlq/events/retry", ROUTE_EVENT_RETRY},
+    {"POST", "/v1/dlq/events/skip", ROUTE_EVENT_SKIP},
     {"POST", "/v1/dlq/" GTID "/retry", ROUTE_DLQ_RETRY},
     {"POST", "/v1/dlq/" GTID "/skip", ROUTE_DLQ_SKIP},
     {"POST", "/v1/dlq/" GTID "/compensate", ROUTE_DLQ_COMPENSATE},
-    {"GET", "/v1/events", ROUTE_LATER},
+    {"GET", "/v1/events", ROUTE_EVENTS},
+    {"GET", "/v1/flows/" GTID, ROUTE_FLOW},
 };
 
 /* Matches the path; the segment that GTID stands for goes to `gtid`. */

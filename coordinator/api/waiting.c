@@ -43,6 +43,7 @@ static void stop_timer(struct request *request) {
 
 void request_free(struct request *request) {
     stop_timer(request);
+    request_inquiry_gone(request);
     if (request->is_waiting) {
         LIST_REMOVE(request, waiting);
     }
@@ -136,6 +137,10 @@ static void on_timer(evutil_socket_t fd, short what, void *context) {
     (void)what;
     struct request *request = context;
     request->has_timer = false;
+    if (request->kind == REQUEST_INQUIRY) {
+        request_inquiry_late(request);
+        return;
+    }
     if (request->kind >= REQUEST_SAGA_RUN) {
         request_saga_now(request);
         return;
@@ -338,7 +343,7 @@ static void for_each_waiting(struct api *api, const struct txn *txn,
     struct request_list *bucket = bucket_of(api, txn->epoch, txn->sequence);
     for (struct request *request = LIST_FIRST(bucket), *next; request != NULL; request = next) {
         next = LIST_NEXT(request, waiting);
-        if (request->epoch == txn->epoch && request->sequence == txn->sequence) {
+        if (request->epoch == txn->epoch && request->sequence == txn->sequence && request->kind != REQUEST_INQUIRY) {
             act(request, txn);
         }
     }

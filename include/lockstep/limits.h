@@ -40,10 +40,11 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
                "XA gid must fit");
 
 /* ---- wire ---- */
-#define LS_PROTOCOL_VERSION 2u
-#define LS_PROTOCOL_VERSION_MIN 1u  /* N-1 */
-#define LS_PROTOCOL_VERSION_SAGA 2u /* with less: no Work.saga, no Kept, no Forget */
-#define LS_FRAME_MAX (1u << 20)     /* bytes of one frame's payload, also the default HTTP body bound */
+#define LS_PROTOCOL_VERSION 3u
+#define LS_PROTOCOL_VERSION_MIN 1u   /* N-1, and the one before, which costs nothing yet */
+#define LS_PROTOCOL_VERSION_SAGA 2u  /* with less: no Work.saga, no Kept, no Forget */
+#define LS_PROTOCOL_VERSION_EVENT 3u /* with less: no Route, no Ask, no Tell; agents do not greet each other */
+#define LS_FRAME_MAX (1u << 20)      /* bytes of one frame's payload, also the default HTTP body bound */
 #define LS_PING_INTERVAL_MS 1000u
 #define LS_PEER_DEAD_MS 5000u
 
@@ -101,6 +102,21 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_DEFAULT_FINISHERS 8u        /* pool.finishers, per role */
 #define LS_DEFAULT_SWEEP_S 10u         /* sweep.interval */
 #define LS_DEFAULT_PREPARED_SHARE 100u /* prepared.share, percent of max_prepared_transactions */
+/* events (docs/choreography.md) */
+#define LS_EVENT_TYPE_MAX 64u
+#define LS_EVENT_KEY_MAX 200u
+#define LS_EVENT_PAYLOAD_MAX (256u << 10)
+#define LS_EVENT_PAGE_BYTES (512u << 10)  /* of payload in one page, not counting the event that passes it */
+#define LS_EVENT_PAGE_MAX 100u            /* events in one page */
+#define LS_PEERS_MAX 64u                  /* participants that send to one another */
+#define LS_SUBSCRIPTIONS_MAX 256u         /* of one participant */
+#define LS_LETTERS_LISTED_MAX 500u        /* dead letters of one participant in one answer */
+#define LS_DEFAULT_RELAY_SESSIONS 4u      /* relay.sessions: handlers that run at once, besides pool.workers */
+#define LS_DEFAULT_RELAY_ATTEMPTS 10u     /* relay.attempts: then a dead letter */
+#define LS_DEFAULT_HANDLER_MS 30000u      /* relay.handler_timeout */
+#define LS_DEFAULT_RELAY_KEEP_INBOX_S 604800u /* relay.keep_inbox, 7 days */
+#define LS_DEFAULT_RELAY_KEEP_EVENTS_S 0u     /* relay.keep_events, 0: for ever */
+
 #define LS_DIAL_BACKOFF_MS_MIN 100u
 #define LS_DIAL_BACKOFF_MS_MAX 5000u
 

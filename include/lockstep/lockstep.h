@@ -52,7 +52,7 @@ extern "C" {
 
 /* The version of this interface: functions and fields are added within a major version, never changed. */
 #define LOCKSTEP_API_MAJOR 1
-#define LOCKSTEP_API_MINOR 1
+#define LOCKSTEP_API_MINOR 2
 
 /* Limits. Lengths are bytes without the terminating NUL, except LOCKSTEP_TEXT_MAX. */
 #define LOCKSTEP_GTID_MAX 64
@@ -207,6 +207,21 @@ enum lockstep_status lockstep_dead_letters(struct lockstep *client, uint32_t lim
 /* An operator's word about one (admin only). `reason` may be NULL; it stands in the audit record. */
 enum lockstep_status lockstep_dead_letter(struct lockstep *client, const char *saga, enum lockstep_act act,
                                           const char *reason, struct lockstep_result *result);
+
+/*
+ * Choreography (from 1.2). What is asked of the participants' agents is in result->body as JSON (docs/openapi.yaml).
+ */
+/* Events of one participant behind `offset`; `type` and `key` may be NULL. */
+enum lockstep_status lockstep_events(struct lockstep *client, const char *participant, const char *type,
+                                     const char *key, uint64_t offset, uint32_t limit, struct lockstep_result *result);
+/* The path of a choreographed saga (admin only). */
+enum lockstep_status lockstep_flow(struct lockstep *client, const char *saga, struct lockstep_result *result);
+/* Dead letters of all participants (admin only); `id` not NULL: only that one, with its payload and history. */
+enum lockstep_status lockstep_event_letters(struct lockstep *client, const char *id, uint32_t limit,
+                                            struct lockstep_result *result);
+/* An operator's word about one (admin only): LOCKSTEP_ACT_RETRY or LOCKSTEP_ACT_SKIP. `reason` may be NULL. */
+enum lockstep_status lockstep_event_letter(struct lockstep *client, const char *id, enum lockstep_act act,
+                                           const char *reason, struct lockstep_result *result);
 
 /*
  * Asynchronous calls. `done` is called once, from lockstep_dispatch() or from a blocking call, never from `_start`

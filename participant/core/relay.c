@@ -138,6 +138,7 @@ static struct subscriber *subscriber(struct relay *r, const char *name) {
 static void read_next(struct relay *r, struct subscriber *s) {
     if (s->state != SUB_IDLE || !s->known || !s->up || !s->more) return;
     s->state = SUB_READING;
+    s->more = false; /* from here on: what a claim finds after this read */
     struct relay_effect *effect = emit_op(r, REF_DB_READ, &s->op);
     effect->peer = s->name;
     effect->position = s->after;
@@ -174,7 +175,7 @@ static void on_read(struct relay *r, struct subscriber *s, const struct relay_ev
         return;
     }
     assert(event->read.upto >= s->after && event->read.count <= r->config.page_max);
-    s->more = event->read.count == r->config.page_max;
+    s->more = s->more || event->read.more || event->read.count == r->config.page_max;
     if (event->read.count > 0) {
         s->state = SUB_SENT;
         s->upto = event->read.upto;
@@ -184,6 +185,7 @@ static void on_read(struct relay *r, struct subscriber *s, const struct relay_ev
         effect->peer = s->name;
         effect->page = event->read.page;
         effect->position = s->upto;
+        effect->stored = s->stored;
         return;
     }
     free_page(r, event->read.page);
@@ -194,9 +196,11 @@ static void on_read(struct relay *r, struct subscriber *s, const struct relay_ev
 
 static void on_ack(struct relay *r, const struct relay_event *event) {
     struct subscriber *s = find_subscriber(r, event->peer);
-    if (s == NULL || s->state != SUB_SENT || event->position != s->upto) return; /* of an earlier sending */
+    if (s == NULL || s->state != SUB_SENT || event->position > s->upto || event->position <= s->stored) return;
+    /* Less than was sent: an earlier, shorter page was still at work there, and this one was dropped for it. */
+    if (event->position < s->upto) s->more = true;
     r->stats.acknowledged++;
-    store(r, s, s->upto);
+    store(r, s, event->position);
 }
 
 static void on_stored(struct relay *r, struct subscriber *s, bool ok) {

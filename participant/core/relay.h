@@ -78,7 +78,7 @@ enum relay_event_kind {
     REV_ROUTES,    /* who subscribes to what is known, or has changed */
     REV_PEER_UP,   /* the agent of this participant can be sent to */
     REV_PEER_DOWN, /* what was sent to it may be lost */
-    REV_ACK,       /* it says that it has stored everything up to `position` */
+    REV_ACK,       /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
     REV_PAGE,      /* events from the agent of `peer` */
     /* answers of the database */
     REV_DB_CLAIM,
@@ -127,6 +127,7 @@ struct relay_event {
             void *page; /* handed on with REF_SEND_PAGE, or given back */
             uint32_t count;
             int64_t upto; /* the last one's position, or, when there are no more, as far as was looked */
+            bool more;    /* there are more, though the page is not full (its bytes are bounded too) */
         } read;
         struct {
             bool ok;
@@ -159,6 +160,7 @@ struct relay_effect {
     uint64_t op;
     const char *peer;
     int64_t position;
+    int64_t stored; /* REF_SEND_PAGE: acknowledged so far */
     uint32_t limit;
     void *page;
     uint32_t index;

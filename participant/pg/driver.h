@@ -10,6 +10,8 @@
  *   outcome.c  outcome rows: tombstones, keys
  *   kept.c     barrier rows and outcome rows that may go
  *   worker.c   worker sessions, one branch each
+ *   query.c    one statement of the agent's own, for the relay
+ *   deliver.c  one event to one handler, on a worker session
  *   execute.c  the pipeline of a branch and what came of it
  *   rows.c     rows as JSON
  */
@@ -45,6 +47,8 @@ struct login {
 
 /* ---- branches and workers */
 
+struct pg;
+
 enum run_layout_none { RUN_NONE = UINT32_MAX };
 /* Where each command stands in the pipeline of a run; RUN_NONE: not in this one. */
 struct run_layout {
@@ -57,6 +61,9 @@ struct branch {
     uint64_t number;
     char gtid[LS_GTID_MAX + 1];
     struct branch *hash_next;
+    /* a session is there for it; none can be had */
+    void (*send)(struct pg *pg, struct branch *branch);
+    void (*no_session)(struct pg *pg, struct branch *branch, const char *reason);
     struct session *session;
     /* the backend that last worked for it, for AEF_DB_STOP after the session is lost */
     char pid[12], started[40];
@@ -184,6 +191,7 @@ struct pg {
     uint32_t session_count;
     struct branch *waiting, *waiting_tail;
     struct branch *branches[PG_BRANCH_BUCKETS];
+    struct delivery *deliveries;
     /* finishers */
     struct lane_group *groups;
     struct event *idle_timer;
@@ -277,5 +285,8 @@ void execute_no_session(struct pg *pg, struct branch *branch, const char *reason
 void execute_commit(struct pg *pg, const struct agent_effect *effect);
 void execute_rollback(struct pg *pg, const struct agent_effect *effect);
 void execute_forget_results(struct branch *branch);
+
+/* deliver.c */
+void deliver_close_all(struct pg *pg);
 
 #endif

@@ -463,6 +463,8 @@ static struct branch *branch_get(struct pg *pg, const struct agent_effect *effec
         return branch;
     branch = pg_alloc(sizeof(*branch));
     branch->number = effect->branch;
+    branch->send = execute_send;
+    branch->no_session = execute_no_session;
     snprintf(branch->gtid, sizeof(branch->gtid), "%s", effect->gtid);
     struct branch **bucket = &pg->branches[branch->number % PG_BRANCH_BUCKETS];
     branch->hash_next = *bucket;

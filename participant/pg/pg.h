@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "participant/core/agent.h"
+#include "participant/core/relay.h"
 
 /* Where the server is: libpq's keywords and values, without user (but with the agent's own in `user`). */
 #define PG_TARGET_MAX 48
@@ -80,6 +81,32 @@ struct pg_step_result {
     const char *json; /* array of objects; NUL-terminated; only if has_rows */
 };
 const struct pg_step_result *pg_results(struct pg *pg, uint64_t branch, uint32_t *ret_count);
+
+/* ---- for the relay (participant/relay_host.c). Answers come from the loop, each exactly once, unless pg_free() comes before. */
+enum pg_query_result { PG_QUERY_OK, PG_QUERY_FAILED, PG_QUERY_LOST };
+struct conn_item;
+/* `item` is NULL or not answered when the result is LOST. */
+typedef void pg_query_fn(void *context, enum pg_query_result result, const struct conn_item *item);
+#define PG_QUERY_VALUES_MAX 16
+/* One statement on a session of the agent's own role; `sql` is a constant. `exclusive`: it may wait for a lock. */
+void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done, void *context);
+
+/* One event for one handler. Borrowed until it is answered. */
+struct pg_delivery {
+    const char *role, *handler; /* the role that has subscribed; the function, quoted as the database has it */
+    const char *source;
+    int64_t position;
+    const char *type, *key;
+    int64_t version;
+    const char *saga, *payload;
+};
+typedef void pg_delivered_fn(void *context, enum relay_handled result, const char *sqlstate, const char *reason);
+/* Inbox row, handler, what it emits: one transaction, on a worker session of the role. */
+void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statement_ms, pg_delivered_fn *done, void *context);
+typedef void pg_parked_fn(void *context, enum relay_parked result);
+/* It has failed: kept for another try, or, after attempts_max, for a human. */
+void pg_park(struct pg *pg, const struct pg_delivery *what, const char *sqlstate, const char *reason, uint32_t attempts_max, uint32_t wait_ms,
+             pg_parked_fn *done, void *context);
 
 struct pg_stats {
     uint32_t workers, workers_idle, finishers, waiting;

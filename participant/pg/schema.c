@@ -167,7 +167,10 @@ static const char agent_sql[] =
     "grant execute on function lockstep.beyond_horizon(text, text), lockstep.horizon_store(text, text, int8, int8),\n"
     "  lockstep.outcome_prune(text, int4), lockstep.barrier_kept(text, int4), lockstep.barrier_forget(text[]),\n"
     "  lockstep.relay_claim(int4), lockstep.relay_read(text, int8, int4), lockstep.relay_acknowledge(text, int8),\n"
-    "  lockstep.routes_store(text[], text[]), lockstep.inbox_due(int4), lockstep.inbox_act(text, int8, text, text, text),\n"
+    "  lockstep.relay_page(text, int8, int4, int4), lockstep.relay_routes(), lockstep.relay_later(int4), lockstep.relay_state(),\n"
+    "  lockstep.route_store(text, text, text[]), lockstep.inbox_due(int4), lockstep.inbox_act(text, int8, text, text, text),\n"
+    "  lockstep.show_events(text, text, text, int8, int4, int4), lockstep.show_flow(text), lockstep.show_letters(text, int4),\n"
+    "  lockstep.letter_act(text, text, text), lockstep.inbox_prune(text, int8, int8, int4), lockstep.event_prune(int8, int4),\n"
     "  lockstep.subscriptions() to %s;\n"
     "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
     "grant execute on function lockstep.schema_version() to %s;\n"
@@ -181,7 +184,7 @@ static const char app_sql[] =
     "grant execute on function lockstep.outcome_insert(bytea, text, text, text, bytea) to %s;\n"
     "grant execute on function lockstep.saga_attempt(bytea, text, text, text, text), lockstep.saga_keep(bytea, text, text, jsonb, int4),\n"
     "  lockstep.barrier(text, text, text), lockstep.barrier_keep(text, text, jsonb), lockstep.barrier_result(text, text),\n"
-    "  lockstep.emit(text, text, jsonb), lockstep.append(text, int8, text, jsonb), lockstep.load(text), lockstep.keep_snapshot(text, int8, jsonb),\n"
+    "  lockstep.emit(text, text, jsonb), lockstep.emit_later(text, text, jsonb, interval), lockstep.append(text, int8, text, jsonb), lockstep.load(text), lockstep.keep_snapshot(text, int8, jsonb),\n"
     "  lockstep.on(text, regproc), lockstep.off(text, text), lockstep.declare_terminal(text),\n"
     "  lockstep.inbox_take(bytea, text, int8, text, text, text, int8, text, jsonb),\n"
     "  lockstep.inbox_park(bytea, text, int8, text, text, text, int8, text, jsonb, text, text, int4, int4) to %s;\n";
@@ -242,6 +245,7 @@ enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_role
     fprintf(out, functions_sql, PG_SCHEMA_VERSION_TEXT);
     fputs(pg_schema_barrier, out);
     fputs(pg_schema_events, out);
+    fputs(pg_schema_relay, out);
     fprintf(out, agent_sql, agent, agent, agent, agent, agent, agent);
     for (size_t i = 0; status == LS_OK && i < app_role_count; i++) {
         status = quote_role(app_roles[i], app, err);

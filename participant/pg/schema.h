@@ -7,7 +7,7 @@
  *                        member of the app roles, so that it may end their backends and finish their prepared transactions
  *   app roles            may call outcome_insert(), saga_attempt() and saga_keep(), which do nothing without the secret of the agent's present
  *                        life (nor do inbox_take() and inbox_park()); barrier(), barrier_keep() and barrier_result(), which touch only what
- *                        services of the same role have made; emit(), append(), load(), keep_snapshot(), on(), off() and declare_terminal(),
+ *                        services of the same role have made; emit(), emit_later(), append(), load(), keep_snapshot(), on(), off() and declare_terminal(),
  *                        which write events and nothing else; and fence_ahead(), which does nothing unless the agent has logged the session in
  *                        (a finisher under SET ROLE). No right on any table or view: UPDATE is enough for LOCK TABLE, and finishers would wait for the branch they are to finish.
  *   the superuser who runs it owns timeline_history(), the one thing that needs its rights: it reads the file of the present timeline
@@ -20,8 +20,8 @@
 #include "lockstep/status.h"
 
 /* Grows with every change of the objects below; the agent refuses a database that has another one. */
-#define PG_SCHEMA_VERSION 3
-#define PG_SCHEMA_VERSION_TEXT "3"
+#define PG_SCHEMA_VERSION 4
+#define PG_SCHEMA_VERSION_TEXT "4"
 
 /*
  * The SQL for one database, to be run by a superuser; heap, caller frees. Running it again changes nothing. The agent's role is made (LOGIN, no
@@ -33,6 +33,7 @@ enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_role
 /* Parts of it. */
 extern const char pg_schema_barrier[]; /* schema_barrier.c */
 extern const char pg_schema_events[];  /* schema_events.c */
+extern const char pg_schema_relay[];   /* schema_relay.c */
 
 /* A quoted identifier or literal into `out`; false: does not fit. */
 int pg_quote(char quote, const char *text, char *out, size_t size);

@@ -163,8 +163,8 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " and " SQL_MAY_CALL("", "beyond_horizon(text, text)") " and " SQL_MAY_CALL("", "horizon_store(text, text, int8, int8)")    \
     " and " SQL_MAY_CALL("", "outcome_prune(text, int4)") " and " SQL_MAY_CALL("", "barrier_kept(text, int4)")                  \
     " and " SQL_MAY_CALL("", "barrier_forget(text[])") " and " SQL_MAY_CALL("", "relay_claim(int4)")                            \
-    " and " SQL_MAY_CALL("", "relay_read(text, int8, int4)") " and " SQL_MAY_CALL("", "relay_acknowledge(text, int8)")          \
-    " and " SQL_MAY_CALL("", "routes_store(text[], text[])") " and " SQL_MAY_CALL("", "inbox_due(int4)")                        \
+    " and " SQL_MAY_CALL("", "relay_page(text, int8, int4, int4)") " and " SQL_MAY_CALL("", "relay_acknowledge(text, int8)")          \
+    " and " SQL_MAY_CALL("", "route_store(text, text, text[])") " and " SQL_MAY_CALL("", "inbox_due(int4)")                        \
     " and pg_catalog.has_function_privilege('lockstep.timeline_history()', 'execute'))"
 
 /* ---- the agent's own sessions */
@@ -263,5 +263,37 @@ enum attempt_column { ATTEMPT_STATE, ATTEMPT_AT, ATTEMPT_TOUCHED, ATTEMPT_ROWS }
 #define SQL_FORGET_SAGAS "select lockstep.barrier_forget($1), " SQL_NO_WAIT
 #define SQL_STORE_HORIZON "select lockstep.horizon_store($1, $2, $3, $4), " SQL_NO_WAIT
 #define SQL_PRUNE "select lockstep.outcome_prune($1, $2), " SQL_NO_WAIT
+
+/* ---- choreography: the relay's own */
+#define SQL_RELAY_CLAIM "select lockstep.relay_claim($1)"
+enum page_column { PAGE_LOOKED, PAGE_TOTAL, PAGE_POSITION, PAGE_TYPE, PAGE_KEY, PAGE_VERSION, PAGE_PAYLOAD, PAGE_SAGA };
+#define SQL_RELAY_PAGE "select looked, total, position, type, key, version, payload, saga from lockstep.relay_page($1, $2, $3, $4)"
+#define SQL_RELAY_STORE "select lockstep.relay_acknowledge($1, $2)"
+enum due_column { DUE_SOURCE, DUE_POSITION, DUE_HANDLER, DUE_TYPE, DUE_KEY, DUE_VERSION, DUE_SAGA, DUE_PAYLOAD, DUE_ATTEMPTS };
+#define SQL_RELAY_DUE "select source, position, handler, type, key, version, saga, payload, attempts from lockstep.inbox_due($1)"
+/* participant, address, position */
+#define SQL_RELAY_ROUTES "select participant, address, position from lockstep.relay_routes()"
+#define SQL_ROUTE_STORE "select lockstep.route_store($1, $2, $3)"
+/* type, handler, role */
+#define SQL_SUBSCRIPTIONS "select type, handler, role from lockstep.subscriptions()"
+#define SQL_RELAY_LATER "select lockstep.relay_later($1)"
+#define SQL_RELAY_STATE "select unclaimed, behind, behind_ms, waiting, dead, unwanted from lockstep.relay_state()"
+#define SQL_SHOW_EVENTS "select lockstep.show_events($1, $2, $3, $4, $5, $6)"
+#define SQL_SHOW_FLOW "select lockstep.show_flow($1)"
+#define SQL_SHOW_LETTERS "select lockstep.show_letters($1, $2)"
+#define SQL_LETTER_ACT "select lockstep.letter_act($1, $2, $3)"
+#define SQL_INBOX_PRUNE "select lockstep.inbox_prune($1, $2, $3, $4)"
+#define SQL_EVENT_PRUNE "select lockstep.event_prune($1, $2)"
+/* One delivery, on a worker. Not prepared by name: whoever replaced them would be given the secret. */
+#define SQL_INBOX_TAKE "select lockstep.inbox_take($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+#define SQL_INBOX_PARK "select lockstep.inbox_park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+/* %s: the handler, as the database has quoted it. $1 source, $2 position, $3 type, $4 key, $5 version, $6 saga, $7 payload */
+#define SQL_HANDLE                                                                                                            \
+    "select %s(pg_catalog.jsonb_build_object('source', $1::pg_catalog.text, 'position', $2::pg_catalog.int8, 'type', $3::pg_catalog.text,"    \
+    " 'key', $4::pg_catalog.text, 'version', $5::pg_catalog.int8, 'saga', $6::pg_catalog.text, 'payload', $7::pg_catalog.jsonb))"
+/* What the handler may have turned off is turned on again: an acknowledgement says that this is on the disk. $1 the floor */
+#define SQL_SYNC_AGAIN                                                                                                        \
+    "select pg_catalog.set_config('synchronous_commit', case when pg_catalog.current_setting('synchronous_commit')"           \
+    " operator(pg_catalog.=) 'remote_apply' then 'remote_apply' else $1::pg_catalog.text end, true)"
 
 #endif

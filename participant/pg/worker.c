@@ -128,7 +128,7 @@ static void on_closed(void *context, struct conn *conn, const char *reason)
         struct branch *branch = first_waiting(pg, session);
         pg_report(pg, DIAG_WARN, "no worker session", reason);
         if (branch != NULL && unwait(pg, branch))
-            execute_no_session(pg, branch, reason);
+            branch->no_session(pg, branch, reason);
     }
     free(session);
     pump(pg);
@@ -222,7 +222,7 @@ static void assign(struct pg *pg, struct branch *branch, struct session *session
     branch->session = session;
     memcpy(branch->pid, session->login.pid, sizeof(branch->pid));
     memcpy(branch->started, session->login.started, sizeof(branch->started));
-    execute_send(pg, branch);
+    branch->send(pg, branch);
 }
 
 /* How many branches stand before `branch` for the same role and app; each of them has an opening session to hope for. */
@@ -246,7 +246,7 @@ static void open_for(struct pg *pg, struct branch *branch)
         session_drop(spare);
     }
     if (!open_session(pg, branch, &err) && unwait(pg, branch))
-        execute_no_session(pg, branch, err.text);
+        branch->no_session(pg, branch, err.text);
 }
 
 static void pump(struct pg *pg)
@@ -329,7 +329,7 @@ void worker_stop(struct pg *pg, const struct agent_effect *effect)
         return;
     }
     if (unwait(pg, branch))
-        execute_no_session(pg, branch, "stopped before a session was free");
+        branch->no_session(pg, branch, "stopped before a session was free");
     if (branch->session != NULL)
         branch->session->dirt = DIRT_BAD;
     control_stop(pg, effect->op, branch->pid, branch->started);
@@ -337,6 +337,7 @@ void worker_stop(struct pg *pg, const struct agent_effect *effect)
 
 void worker_close_all(struct pg *pg)
 {
+    deliver_close_all(pg);
     while (pg->sessions != NULL)
         session_drop(pg->sessions);
     for (size_t i = 0; i < PG_BRANCH_BUCKETS; i++)

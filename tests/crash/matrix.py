@@ -35,9 +35,9 @@ from harness.programs import ROOT
 from harness.system import GRACE_S, System
 
 with open(os.path.join(ROOT, "common", "failpoints.def"), encoding="utf-8") as source:
-    # Without calls of sagas to services, which the load here has none of (tests/pg/test_saga_call.py), and what needs a window shorter
-    # than the load (tests/pg/test_horizon.py).
-    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_call_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
+    # Without what this load does not come to: calls of sagas to services (tests/pg/test_saga_call.py), events (test_choreography.py), and a
+    # window shorter than the load (test_horizon.py).
+    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_call_|relay_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
 LAYOUT = {"orders": 0, "balance": 1, "coupons": 1}
 KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1, "saga": 1, "saga no": 1}
 SAGAS = {"saga": 3, "saga no": 3, "transfer": 1}

@@ -227,11 +227,13 @@ def test_no_subscriber_is_a_dead_letter(db):
         for kind in ("order.created", "order.shipped", "order.paid"):
             emit(writer, "o1", kind=kind)
     relay = Relay(db)
-    relay.session.execute("select lockstep.routes_store(array['order.paid', 'order.paid'], array['bank', 'post'])")
+    for who in ("bank", "post"):
+        relay.session.execute("select lockstep.route_store(%s, '127.0.0.1:1', array['order.paid'])", (who,))
     assert relay.claim() == 3
     assert db.query("select position, reason from lockstep.letter") == [(1, "nobody subscribes to order.created")]
     assert relay.read(participant="bank") == [(3, "o1", 3)]
-    relay.session.execute("select lockstep.routes_store('{}', '{}')")
+    for who in ("bank", "post"):
+        relay.session.execute("select lockstep.route_store(%s, '127.0.0.1:1', '{}')", (who,))
     assert db.value("select count(*) from lockstep.route") == 0
 
 
@@ -358,7 +360,7 @@ def test_subscriptions(handling):
 
 @pytest.mark.parametrize("sql", ["select * from lockstep.event", "update lockstep.event set payload = '1'", "delete from lockstep.stream", "select lockstep.relay_claim(1)",
                                  "select * from lockstep.relay_read(null, 0, 1)", "select lockstep.relay_acknowledge('bank', 9)",
-                                 "select lockstep.routes_store('{}', '{}')", "select lockstep.inbox_act('far', 1, 'h', 'skip', 'me')",
+                                 "select lockstep.route_store('bank', '', '{}')", "select lockstep.inbox_act('far', 1, 'h', 'skip', 'me')",
                                  "select lockstep.event_write(null, 't', 'k', '1')", "select * from lockstep.inbox_due(1)",
                                  "select lockstep.inbox_take('guess', 'far', 1, 'h', 't', 'k', 1, 's', '1')",
                                  "select lockstep.inbox_park('guess', 'far', 1, 'h', 't', 'k', 1, 's', '1', 'P0001', 'x', 1, 1)"])

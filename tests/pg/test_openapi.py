@@ -19,7 +19,8 @@ DOCUMENTED = {(method, template, status) for method, template in CONTRACT.routes
 # what comes only without memory: 500, the body of an answer cannot be built, and 429 where there is no queue
 CANNOT = {entry for entry in DOCUMENTED if entry[2] == "500"} | {("GET", "/v1/tx/{gtid}", "429"), ("POST", "/v1/tx/{gtid}/abort", "429")}
 CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "429" and "{saga}" in entry[1]}
-CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "503" and "/dlq/" in entry[1]}  # the log is full
+CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "503" and "/dlq/{" in entry[1]}  # the log is full
+CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "429" and ("events" in entry[1] or "flows" in entry[1])}
 UNDOCUMENTED = [(method, template) for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
                 for template in sorted(CONTRACT.document["paths"]) if (method, template) not in CONTRACT.routes]
 
@@ -56,9 +57,40 @@ def aborted(system):
 
 
 def path_of(system, template, gtid=None):
+    template = template.replace("{flow}", "flow-0")
     if "{saga}" in template:
         return template.replace("{saga}", completed(system))
     return template.replace("{gtid}", gtid or committed(system))
+
+
+def letter(system):
+    """A dead letter of choreography."""
+    word = fresh("box")
+    system.db["balance"].execute("select lockstep.emit('nobody.wants', %s, '{}')", word)
+    found = []
+
+    def dead():
+        found[:] = [entry["id"] for entry in system.admin.request("GET", "/v1/dlq/events?limit=500").body["dead_letters"] if entry["key"] == word]
+        return found
+    wait_until(dead, 20, "nobody wants it")
+    return found[0]
+
+
+def act(system, word, body):
+    return system.admin.request("POST", f"/v1/dlq/events/{word}", body)
+
+
+def away(system, ask):
+    """What `ask` gets while the agent of balance is not there."""
+    name = letter(system)
+    system.agents["balance"].stop()
+    wait_until(lambda: not system.agents["balance"].is_ready(), 10, "the agent is gone")
+    return ask(name)
+
+
+def flow(system):
+    system.db["balance"].execute("select set_config('lockstep.saga', 'flow-1', false), lockstep.emit('nobody.wants', 'k', '{}')")
+    return system.admin.request("GET", "/v1/flows/flow-1")
 
 
 NOBODY = "shop.aaaaaaaaaaaa.1.1"
@@ -155,8 +187,19 @@ RUN = {
     "429": run_busy,
     "503": run_unavailable,
 }
+EVENTS = "/v1/events?participant=balance"
 TRIGGERS = {("POST", "/v1/run", status): trigger for status, trigger in RUN.items()}
 TRIGGERS.update({
+    ("GET", "/v1/events", "200"): lambda s: s.app.request("GET", EVENTS),
+    ("GET", "/v1/events", "400"): lambda s: s.app.request("GET", EVENTS + "&limit=0"),
+    ("GET", "/v1/events", "404"): lambda s: s.app.request("GET", "/v1/events?participant=nowhere"),
+    ("GET", "/v1/events", "503"): lambda s: away(s, lambda _: s.app.request("GET", EVENTS)),
+    ("GET", "/v1/flows/{flow}", "200"): flow,
+    ("GET", "/v1/flows/{flow}", "400"): lambda s: s.admin.request("GET", "/v1/flows/flow-1?colour=red"),
+    ("GET", "/v1/flows/{flow}", "404"): lambda s: s.admin.request("GET", "/v1/flows/nothing"),
+    ("GET", "/v1/dlq/events", "200"): lambda s: s.admin.request("GET", f"/v1/dlq/events?id={letter(s)}"),
+    ("GET", "/v1/dlq/events", "400"): lambda s: s.admin.request("GET", "/v1/dlq/events?limit=501"),
+    ("GET", "/v1/dlq/events", "404"): lambda s: s.admin.request("GET", "/v1/dlq/events?id=nowhere/1"),
     ("GET", "/v1/tx", "200"): lambda s: s.app.list(),
     ("GET", "/v1/tx", "400"): lambda s: s.app.list(state="nonsense"),
     ("GET", "/v1/tx/{gtid}", "200"): lambda s: s.app.get(committed(s)),
@@ -199,6 +242,15 @@ for _word in ("retry", "skip", "compensate"):
         ("POST", f"/v1/dlq/{{saga}}/{_word}", "400"): lambda s, word=_word: dlq(s, stuck(s), word, {"colour": "red"}),
         ("POST", f"/v1/dlq/{{saga}}/{_word}", "404"): lambda s, word=_word: dlq(s, NOBODY, word),
         ("POST", f"/v1/dlq/{{saga}}/{_word}", "409"): lambda s, word=_word: dlq(s, sleeping(s), word),
+    })
+
+
+for _word in ("retry", "skip"):
+    TRIGGERS.update({
+        ("POST", f"/v1/dlq/events/{_word}", "200"): lambda s, word=_word: act(s, word, {"id": letter(s), "reason": "mended"}),
+        ("POST", f"/v1/dlq/events/{_word}", "400"): lambda s, word=_word: act(s, word, {"colour": "red"}),
+        ("POST", f"/v1/dlq/events/{_word}", "404"): lambda s, word=_word: act(s, word, {"id": "balance/orders/7/public.pack"}),
+        ("POST", f"/v1/dlq/events/{_word}", "503"): lambda s, word=_word: away(s, lambda name: act(s, word, {"id": name})),
     })
 
 

@@ -25,7 +25,8 @@ struct agent_host {
     struct agent *core;
     struct agent_effects effects;
     uint64_t link, armed_us, paused_until_us;
-    uint32_t timeline; /* the newest that its server has shown it */
+    uint32_t timeline;  /* the newest that its server has shown it */
+    bool knows_another; /* its database remembers the log that was lost */
     Lockstep__Work *works[WORKS_MAX];
     /* step results of the last run of a branch, kept for its vote */
     struct {
@@ -176,6 +177,7 @@ static void fill_saga(struct world *world, struct pg_saga *to, const Lockstep__S
     }
     snprintf(to->name, sizeof to->name, "%s", from->saga);
     to->epoch = gtid.epoch;
+    to->log = sim_incarnation_number(gtid.incarnation);
     to->sequence = gtid.sequence;
     to->step = (uint32_t)strtoul(from->step, NULL, 10);
     to->op = from->op == LOCKSTEP__SAGA_OP__SAGA_DO     ? SAGA_OP_DO
@@ -344,9 +346,10 @@ static const char *done_name(enum agent_done done) {
     return names[done];
 }
 
-static void greet_stale(struct world *world, const struct agent_host *host, uint64_t link) {
+static void note_greeting(struct world *world, struct agent_host *host, uint64_t link) {
     struct agent_fence stored;
     bool has = pg_stored_fence(world, host->participant, &stored);
+    host->knows_another = has && sim_incarnation_number(stored.incarnation) != world->incarnation;
     if (net_leads_to_stale(world, link)) {
         check_stale_greeted(world, host->participant, link, has, &stored);
     }
@@ -374,13 +377,16 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         return;
     case AEF_SEND_HELLO:
         trace(world, host, "Hello", "");
-        greet_stale(world, host, e->link);
+        note_greeting(world, host, e->link);
         send_hello(world, host, e);
         return;
     case AEF_SEND_VOTE:
         snprintf(detail, sizeof detail, "%s %s %s", e->gtid, vote_name(e->vote.kind),
                  e->vote.reason != NULL ? e->vote.reason : "");
         trace(world, host, "Vote", detail);
+        if (e->vote.kind == AGENT_VOTE_YES) {
+            check_voted(world, e->gtid, host->participant);
+        }
         send_vote(world, host, e);
         return;
     case AEF_SEND_DONE:
@@ -401,6 +407,10 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
     case AEF_SEND_REFUSE:
         if (e->kind == AEF_SEND_READY && pg_leftovers(world, host->participant, host->life) > 0) {
             world_wrong(world, "p%u is ready while backends of its earlier life are alive", host->participant + 1);
+        }
+        if (e->kind == AEF_SEND_READY && host->knows_another && !world->accepted) {
+            world_wrong(world, "p%u serves another log than its database remembers, and no operator has accepted that",
+                        host->participant + 1);
         }
         if (e->kind == AEF_SEND_READY && net_leads_to_stale(world, e->link)) {
             check_stale_served(world, host->participant, e->link);
@@ -825,7 +835,7 @@ const char *agents_unfinished(struct world *world) {
             return why;
         }
         for (const struct agent_branch *b = agent_next(host->core, NULL); b != NULL; b = agent_next(host->core, b)) {
-            if (!check_left_to_human(world, b->gid, p)) {
+            if (!check_left_to_human(world, b->gid, p) && !check_is_past(world, b->gtid)) {
                 snprintf(why, sizeof why, "agent p%u: branch of %s is %s", p + 1, b->gtid,
                          agent_branch_state_name(b->state));
                 return why;

@@ -28,6 +28,7 @@ struct branch {
     bool risen;                  /* prepared again by a failover, then finished by an outside hand */
     bool human;                  /* the log cannot say any more: left to an operator */
     bool hazard;                 /* reported */
+    bool voted, abort_said;      /* YES by the agent; by the coordinator */
     uint32_t lost_timeline;      /* on which its commit is not there any more; 0: none */
     uint64_t told_us, told_life; /* to commit, and nothing was done about it since; 0: not told */
     bool tried;                  /* in that life */
@@ -48,6 +49,7 @@ struct txn_book {
     bool announced; /* somebody was told that it is committed */
     bool acked_commit, acked_abort;
     bool excused;                                 /* any branch is */
+    bool past;                                    /* its log is lost */
     struct branch branches[SIM_PARTICIPANTS_MAX]; /* by participant */
 };
 
@@ -58,7 +60,7 @@ struct log_position {
 
 struct sim_check {
     uint64_t batches;
-    struct txn_book *buckets[BUCKETS];
+    struct txn_book *buckets[BUCKETS], *past;
     struct log_position *positions;
     size_t position_count, position_capacity;
     struct {
@@ -92,7 +94,55 @@ static struct txn_book *find_gtid(const struct world *world, const char *gtid) {
     if (ls_gtid_parse(gtid, &parsed) != LS_OK) {
         return NULL;
     }
-    return find(world, parsed.epoch, parsed.sequence);
+    if (sim_incarnation_number(parsed.incarnation) == world->incarnation) {
+        return find(world, parsed.epoch, parsed.sequence);
+    }
+    struct txn_book *t = world->check->past;
+    while (t != NULL && (t->epoch != parsed.epoch || t->sequence != parsed.sequence)) {
+        t = t->next;
+    }
+    return t;
+}
+
+static const char *const incarnations[SIM_INCARNATIONS] = {"0123456789ab", "1123456789ab"};
+
+const char *sim_incarnation(const struct world *world) {
+    return incarnations[world->incarnation];
+}
+
+uint32_t sim_incarnation_number(const char *incarnation) {
+    uint32_t i = 0;
+    while (i < SIM_INCARNATIONS && strcmp(incarnation, incarnations[i]) != 0) {
+        i++;
+    }
+    return i;
+}
+
+void check_log_lost(struct world *world) {
+    struct sim_check *check = world->check;
+    for (size_t i = 0; i < BUCKETS; i++) {
+        while (check->buckets[i] != NULL) {
+            struct txn_book *t = check->buckets[i];
+            check->buckets[i] = t->next;
+            t->next = check->past;
+            t->past = t->excused = true;
+            check->past = t;
+        }
+    }
+    check_saga_log_lost(world);
+    sim_coverage.logs_lost++;
+}
+
+void check_voted(struct world *world, const char *gtid, uint32_t participant) {
+    struct txn_book *t = find_gtid(world, gtid);
+    if (t != NULL) {
+        t->branches[participant].voted = true;
+    }
+}
+
+bool check_is_past(const struct world *world, const char *gtid) {
+    const struct txn_book *t = find_gtid(world, gtid);
+    return t != NULL && t->past;
 }
 
 static struct txn_book *new_book(struct world *world, uint32_t epoch, uint64_t sequence, const char *gtid,
@@ -186,6 +236,7 @@ void check_decide_sent(struct world *world, uint32_t epoch, uint64_t sequence, u
     struct txn_book *t = need(world, epoch, sequence, "Decide");
     struct branch *b = &t->branches[participant];
     if (!commit) {
+        b->abort_said = true;
         if (t->announced) {
             world_wrong(world, "%s is committed and abort is sent to p%u", t->gtid, participant + 1);
         }
@@ -272,6 +323,9 @@ void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint3
         break;
     case CHECK_VERDICT_ABORT:
     case CHECK_VERDICT_STRANGER:
+        if (b != NULL) {
+            b->abort_said = true;
+        }
         if (live && verdict == CHECK_VERDICT_ABORT) {
             world_wrong(world, "inquiry about %s at p%u: abort, and it is alive", t != NULL ? t->gtid : "?",
                         participant + 1);
@@ -464,6 +518,10 @@ void check_rolled_back(struct world *world, const char *gtid, uint32_t participa
     if (b->outside) {
         return;
     }
+    if (prepared && t->past && b->voted && !b->abort_said) {
+        world_wrong(world, "%s is rolled back at p%u (%s): its log is lost, and nobody can know", gtid, participant + 1,
+                    how);
+    }
     if (prepared && t->announced && !b->human) {
         world_wrong(world, "%s is committed and rolled back at p%u, xid %llu (%s)", gtid, participant + 1,
                     (unsigned long long)xid, how);
@@ -511,13 +569,21 @@ void check_stranger(struct world *world, const char *gid, uint32_t participant, 
     sim_coverage.strangers++;
 }
 
+bool check_gid_is_past(const struct world *world, const char *gid) {
+    enum ls_gid_form form;
+    struct ls_gtid gtid;
+    char participant[LS_PARTICIPANT_MAX + 1];
+    return check_gid_is_ours(world, gid) && ls_gid_parse(gid, &form, &gtid, participant) == LS_OK &&
+           sim_incarnation_number(gtid.incarnation) != world->incarnation;
+}
+
 bool check_gid_is_ours(const struct world *world, const char *gid) {
     (void)world;
     enum ls_gid_form form;
     struct ls_gtid gtid;
     char participant[LS_PARTICIPANT_MAX + 1];
     return ls_gid_parse(gid, &form, &gtid, participant) == LS_OK && strcmp(gtid.coordinator, SIM_COORDINATOR) == 0 &&
-           strcmp(gtid.incarnation, SIM_INCARNATION) == 0;
+           sim_incarnation_number(gtid.incarnation) < SIM_INCARNATIONS;
 }
 
 void check_stranger_finished(struct world *world, const char *gid, uint32_t participant, bool committed,
@@ -534,8 +600,11 @@ bool check_left_to_human(const struct world *world, const char *gid, uint32_t pa
     enum ls_gid_form form;
     struct ls_gtid gtid;
     char name[LS_PARTICIPANT_MAX + 1];
-    const struct txn_book *t =
-        ls_gid_parse(gid, &form, &gtid, name) == LS_OK ? find(world, gtid.epoch, gtid.sequence) : NULL;
+    if (ls_gid_parse(gid, &form, &gtid, name) != LS_OK ||
+        sim_incarnation_number(gtid.incarnation) != world->incarnation) {
+        return false;
+    }
+    const struct txn_book *t = find(world, gtid.epoch, gtid.sequence);
     return t != NULL && t->branches[participant].human;
 }
 
@@ -652,6 +721,11 @@ void check_stop(struct world *world) {
             free(t);
             t = next;
         }
+    }
+    while (world->check->past != NULL) {
+        struct txn_book *t = world->check->past;
+        world->check->past = t->next;
+        free(t);
     }
     free(world->check->positions);
     check_saga_stop(world);

@@ -24,7 +24,11 @@ struct sim_doc;
 struct agent_fence;
 
 #define SIM_COORDINATOR "sim"
-#define SIM_INCARNATION "0123456789ab"
+#define SIM_INCARNATIONS 2u
+/* Of the log as it is now. */
+const char *sim_incarnation(const struct world *world);
+/* Which of the logs this is, SIM_INCARNATIONS: none of them. */
+uint32_t sim_incarnation_number(const char *incarnation);
 
 void check_start(struct world *world);
 void check_stop(struct world *world);
@@ -59,6 +63,12 @@ void check_log_position(struct world *world, uint64_t position, uint64_t chain);
 void check_stale_greeted(struct world *world, uint32_t participant, uint64_t link, bool has_fence,
                          const struct agent_fence *stored);
 void check_stale_served(struct world *world, uint32_t participant, uint64_t link);
+/* The log is gone, and nobody will ever know what stood in it. */
+void check_log_lost(struct world *world);
+/* The agent has voted YES. */
+void check_voted(struct world *world, const char *gtid, uint32_t participant);
+/* Is this a transaction of a log that is gone? */
+bool check_is_past(const struct world *world, const char *gtid);
 /* Every decision that somebody may still ask for must be found: the open ones, and all inside the window. */
 void check_log_keeps(struct world *world);
 /* A batch of the log has been written. */
@@ -88,6 +98,7 @@ void check_waited_for(struct world *world, const char *gtid, uint32_t participan
 void check_stranger(struct world *world, const char *gid, uint32_t participant, bool ours);
 void check_stranger_finished(struct world *world, const char *gid, uint32_t participant, bool committed,
                              const char *how);
+bool check_gid_is_past(const struct world *world, const char *gid);
 bool check_gid_is_ours(const struct world *world, const char *gid);
 /* True when nobody but a human may finish this branch. */
 bool check_left_to_human(const struct world *world, const char *gid, uint32_t participant);
@@ -97,26 +108,28 @@ enum check_ack { CHECK_ACK_COMMITTED, CHECK_ACK_APPLIED, CHECK_ACK_ABORTED, CHEC
 void check_acknowledged(struct world *world, uint32_t epoch, uint64_t sequence, enum check_ack ack);
 
 /* Counted over a run, for the report of main.c: what the seeds have covered. */
-#define SIM_COVERAGE(X)                                                                                               \
-    X(transactions)                                                                                                   \
-    X(committed)                                                                                                      \
-    X(aborted)                                                                                                        \
-    X(one_phase)                                                                                                      \
-    X(read_only)                                                                                                      \
-    X(hazards)                                                                                                        \
-    X(strangers)                                                                                                      \
-    X(outside)                                                                                                        \
-    X(history_lost)                                                                                                   \
-    X(coord_crashes)                                                                                                  \
-    X(machine_crashes)                                                                                                \
-    X(agent_crashes)                                                                                                  \
-    X(server_crashes)                                                                                                 \
-    X(failovers) X(links) X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit)           \
-        X(verdict_pending) X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) \
-            X(drops) X(cancelled) X(refusals) X(broken) X(pauses) X(partitions) X(doubles) X(read_errors) X(drains)   \
-                X(twins) X(stale_copies) X(stale_refused) X(stale_served) X(stale_verdicts) X(damaged)                \
-                    X(damage_refused) X(sagas) X(completed) X(compensated) X(attempts) X(barrier_answers) X(pruned)   \
-                        X(stuck) X(operated) X(recovered) X(turned) X(passed) X(stalls)
+#define SIM_COVERAGE(X)                                                                                                \
+    X(transactions)                                                                                                    \
+    X(committed)                                                                                                       \
+    X(aborted)                                                                                                         \
+    X(one_phase)                                                                                                       \
+    X(read_only)                                                                                                       \
+    X(hazards)                                                                                                         \
+    X(strangers)                                                                                                       \
+    X(outside)                                                                                                         \
+    X(history_lost)                                                                                                    \
+    X(coord_crashes)                                                                                                   \
+    X(machine_crashes)                                                                                                 \
+    X(agent_crashes)                                                                                                   \
+    X(server_crashes)                                                                                                  \
+    X(failovers)                                                                                                       \
+    X(links)                                                                                                           \
+    X(resets) X(zombie_prepares) X(zombie_commits) X(verdict_abort) X(verdict_commit) X(verdict_pending)               \
+        X(verdict_stranger) X(proofs) X(settles) X(joined) X(refused) X(sync_failures) X(log_cuts) X(drops)            \
+            X(cancelled) X(refusals) X(broken) X(pauses) X(partitions) X(doubles) X(read_errors) X(drains) X(twins)    \
+                X(stale_copies) X(stale_refused) X(stale_served) X(stale_verdicts) X(damaged) X(damage_refused)        \
+                    X(sagas) X(completed) X(compensated) X(attempts) X(barrier_answers) X(pruned) X(stuck) X(operated) \
+                        X(recovered) X(turned) X(passed) X(stalls) X(logs_lost) X(left_behind)
 struct sim_coverage {
 #define X(name) uint64_t name;
     SIM_COVERAGE(X)

@@ -226,6 +226,9 @@ static void check_undo(struct world *world, const struct saga_book *b, uint32_t 
 }
 
 void check_saga_effect(struct world *world, const struct pg_saga *saga, uint32_t participant, uint64_t kept) {
+    if (saga->log != world->incarnation) {
+        return;
+    }
     struct saga_book *b = need(world, saga->epoch, saga->sequence);
     struct step_book *step = &b->steps[saga->step];
     world_trace(world, "check", saga->op == SAGA_OP_UNDO ? "undone" : "done", "step %u of %s at p%u", saga->step,
@@ -245,10 +248,15 @@ void check_saga_effect(struct world *world, const struct pg_saga *saga, uint32_t
 }
 
 void check_saga_lost(struct world *world, const struct pg_saga *saga) {
-    need(world, saga->epoch, saga->sequence)->excused = true;
+    if (saga->log == world->incarnation) {
+        need(world, saga->epoch, saga->sequence)->excused = true;
+    }
 }
 
 void check_saga_pruned(struct world *world, const struct pg_saga *saga, uint32_t participant) {
+    if (saga->log != world->incarnation) {
+        return; /* the word may have been under way when the log was lost */
+    }
     const struct saga_book *b = need(world, saga->epoch, saga->sequence);
     if (!b->excused && !b->durable[SAGA_COMPLETED] && !b->durable[SAGA_COMPENSATED]) {
         world_wrong(world, "the barrier rows of %s at p%u go, and it has not ended", b->name, participant + 1);
@@ -326,10 +334,17 @@ void check_saga_end(struct world *world) {
     }
 }
 
-void check_saga_stop(struct world *world) {
-    while (world->saga_books != NULL) {
-        struct saga_book *b = world->saga_books;
-        world->saga_books = b->next;
+/* Nothing can be said about the sagas of a log that is gone. */
+void check_saga_log_lost(struct world *world) {
+    assert(world->past_saga_books == NULL);
+    world->past_saga_books = world->saga_books;
+    world->saga_books = NULL;
+}
+
+static void free_books(struct saga_book **list) {
+    while (*list != NULL) {
+        struct saga_book *b = *list;
+        *list = b->next;
         while (b->proofs != NULL) {
             struct proof *proof = b->proofs;
             b->proofs = proof->next;
@@ -337,4 +352,9 @@ void check_saga_stop(struct world *world) {
         }
         free(b);
     }
+}
+
+void check_saga_stop(struct world *world) {
+    free_books(&world->saga_books);
+    free_books(&world->past_saga_books);
 }

@@ -46,6 +46,7 @@ void check_saga_acknowledged(struct world *world, uint32_t epoch, uint64_t seque
 /* ---- from check.c */
 void check_saga_medium(struct world *world, const uint8_t *bytes, size_t length);
 void check_saga_end(struct world *world);
+void check_saga_log_lost(struct world *world);
 void check_saga_stop(struct world *world);
 
 #endif

@@ -282,6 +282,9 @@ static void acknowledge(struct world *world, const struct sim_response *response
         ack = CHECK_ACK_ABORTED;
     }
     assert(response->has_gtid);
+    if (response->incarnation != world->incarnation) {
+        return; /* said by a log that is lost */
+    }
     if (response->saga) {
         check_saga_acknowledged(world, response->epoch, response->sequence, response->status == SIM_APPLIED);
         return;
@@ -311,7 +314,7 @@ void client_response(struct world *world, uint32_t number, uint64_t token, const
         return;
     case SIM_PENDING:
         if (response->has_gtid) {
-            if (response->saga) {
+            if (response->saga && response->incarnation == world->incarnation) {
                 check_saga_told(world, response->epoch, response->sequence);
             }
             c->known = *response;

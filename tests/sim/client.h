@@ -60,6 +60,7 @@ struct sim_response {
     uint64_t sequence;
     uint32_t only_participant; /* registry number in the gtid of a one-participant transaction */
     bool saga;                 /* the name is a saga's */
+    uint32_t incarnation;      /* of the log that it is a name of */
 };
 
 /* Document `number` of a client. */

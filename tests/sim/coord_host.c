@@ -42,6 +42,7 @@ struct request {
     uint32_t epoch;
     uint64_t sequence;
     uint32_t only; /* participant number of a one-participant transaction */
+    uint32_t incarnation;
 };
 
 enum link_state { LINK_FREE, LINK_OPEN, LINK_WAITS_FOR_LOG, LINK_WELCOMED };
@@ -178,7 +179,8 @@ static void respond(struct world *world, struct request *request, enum sim_statu
                                     .epoch = request->epoch,
                                     .sequence = request->sequence,
                                     .only_participant = request->only,
-                                    .saga = request->saga};
+                                    .saga = request->saga,
+                                    .incarnation = request->incarnation};
     request->used = false;
     respond_to(world, request->client, request->token, &response);
 }
@@ -187,7 +189,8 @@ static struct request *new_request(struct world *world, uint32_t client, uint64_
     for (size_t i = 0; i < REQUESTS_MAX; i++) {
         struct request *request = &world->coord->requests[i];
         if (!request->used) {
-            *request = (struct request){.used = true, .client = client, .token = token};
+            *request =
+                (struct request){.used = true, .client = client, .token = token, .incarnation = world->incarnation};
             return request;
         }
     }
@@ -222,6 +225,11 @@ static bool answer_from(struct world *world, struct request *request, const stru
     if (txn->outcome == OUTCOME_ABORTED && txn->existing) {
         request->epoch = txn->existing_epoch;
         request->sequence = txn->existing_sequence;
+        if (request->epoch == 0) { /* under a log that is lost */
+            request->incarnation = SIM_INCARNATIONS;
+            respond(world, request, SIM_APPLIED);
+            return true;
+        }
         sim_coverage.joined++;
         respond(world, request, txn->existing_same_document ? SIM_APPLIED : SIM_MISMATCH);
         return true;
@@ -1038,6 +1046,10 @@ static void run_arrives(struct world *world, uint64_t client, uint64_t token) {
         return;
     }
     const struct sim_doc *doc = request->doc;
+    if (doc == NULL && request->incarnation != world->incarnation) {
+        respond(world, request, SIM_UNKNOWN);
+        return;
+    }
     if (doc == NULL) {
         (request->saga ? look_up_saga : look_up)(world, request);
         return;
@@ -1094,6 +1106,7 @@ void coord_get(struct world *world, uint32_t client, uint64_t token, const struc
     request->sequence = what->sequence;
     request->only = what->only_participant;
     request->saga = what->saga;
+    request->incarnation = what->incarnation;
     request->wait_applied = wait_applied;
     request->travelling = true;
     world_after(world, rng_delay(&world->rng, 200), run_arrives, client, token);
@@ -1254,6 +1267,8 @@ static void welcome(struct world *world, struct coord_link *link) {
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     Lockstep__Welcome welcome_body = LOCKSTEP__WELCOME__INIT;
     welcome_body.version = LS_PROTOCOL_VERSION;
+    static char first[] = "0123456789ab";
+    welcome_body.accepted_incarnation = world->accepted ? first : NULL;
     welcome_body.coordinator = text(SIM_COORDINATOR);
     welcome_body.number = link->entry->number;
     welcome_body.has_chain_at = link->has_chain;
@@ -1310,7 +1325,7 @@ static enum ls_status on_kept(void *context, const struct dlog_record *record) {
         struct ls_gtid gtid = {.epoch = commit->epoch, .sequence = commit->sequence};
         char name[LS_GTID_MAX + 1];
         snprintf(gtid.coordinator, sizeof gtid.coordinator, SIM_COORDINATOR);
-        snprintf(gtid.incarnation, sizeof gtid.incarnation, SIM_INCARNATION);
+        snprintf(gtid.incarnation, sizeof gtid.incarnation, "%s", sim_incarnation(search->world));
         ls_gtid_format(&gtid, name);
         struct txn_branch_id id = {.timeline = b->timeline,
                                    .system_id = b->system_id,
@@ -1380,24 +1395,28 @@ static void proof_answered(struct world *world, struct coord_link *link, uint32_
 
 /* ------------------------------------------------------------ frames of agents */
 
-static bool parse_ours(const char *name, struct ls_gtid *gtid) {
+static bool parse_ours(const struct world *world, const char *name, struct ls_gtid *gtid) {
     return ls_gtid_parse(name, gtid) == LS_OK && strcmp(gtid->coordinator, SIM_COORDINATOR) == 0 &&
-           strcmp(gtid->incarnation, SIM_INCARNATION) == 0;
+           strcmp(gtid->incarnation, sim_incarnation(world)) == 0;
 }
 
 static void on_vote(struct world *world, const struct coord_link *link, const Lockstep__Vote *vote) {
     struct ls_gtid gtid, existing;
-    if (!parse_ours(vote->gtid, &gtid)) {
+    if (!parse_ours(world, vote->gtid, &gtid)) {
+        if (world->incarnation > 0) {
+            return;
+        }
         world_wrong(world, "p%u votes on %s", link->participant + 1, vote->gtid);
     }
     struct engine_event event = {0};
     coordmsg_read_vote(vote, link->entry->number, link->number, &gtid, &event);
     if (vote->kind == LOCKSTEP__VOTE_KIND__EXISTS) {
-        if (vote->existing_gtid == NULL || !parse_ours(vote->existing_gtid, &existing)) {
+        bool ours = vote->existing_gtid != NULL && parse_ours(world, vote->existing_gtid, &existing);
+        if (!ours && world->incarnation == 0) {
             world_wrong(world, "p%u names no earlier transaction of the key", link->participant + 1);
         }
-        event.vote.existing_epoch = existing.epoch;
-        event.vote.existing_sequence = existing.sequence;
+        event.vote.existing_epoch = ours ? existing.epoch : 0;
+        event.vote.existing_sequence = ours ? existing.sequence : 0;
         const struct txn *txn = engine_find(world->coord->engine, gtid.epoch, gtid.sequence);
         event.vote.existing_same_document =
             txn != NULL && vote->existing_hash.len == sizeof txn->document_digest &&
@@ -1417,7 +1436,7 @@ static void on_kept_sagas(struct world *world, const struct coord_link *link, co
     forget.sagas = list;
     for (size_t i = 0; i < kept->n_sagas; i++) {
         struct ls_gtid gtid;
-        if (parse_ours(kept->sagas[i], &gtid) && gtid.participant == 0 &&
+        if (parse_ours(world, kept->sagas[i], &gtid) && gtid.participant == 0 &&
             sagas_host_forgotten(world, c->sagas, &gtid)) {
             list[forget.n_sagas++] = kept->sagas[i];
         }
@@ -1427,7 +1446,10 @@ static void on_kept_sagas(struct world *world, const struct coord_link *link, co
 
 static void on_done(struct world *world, struct coord_link *link, const Lockstep__Done *done) {
     struct ls_gtid gtid;
-    if (!parse_ours(done->gtid, &gtid)) {
+    if (!parse_ours(world, done->gtid, &gtid)) {
+        if (world->incarnation > 0) {
+            return;
+        }
         world_wrong(world, "p%u is done with %s", link->participant + 1, done->gtid);
     }
     struct engine_event event = {0};
@@ -1515,7 +1537,7 @@ static void on_inquiry(struct world *world, struct coord_link *link, const Locks
         enum ls_gid_form form;
         char participant[LS_PARTICIPANT_MAX + 1];
         if (ls_gid_parse(item->gid, &form, &gtid, participant) != LS_OK ||
-            strcmp(gtid.coordinator, SIM_COORDINATOR) != 0 || strcmp(gtid.incarnation, SIM_INCARNATION) != 0 ||
+            strcmp(gtid.coordinator, SIM_COORDINATOR) != 0 || strcmp(gtid.incarnation, sim_incarnation(world)) != 0 ||
             strcmp(participant, link->entry->name) != 0) {
             continue;
         }
@@ -1544,6 +1566,13 @@ static void on_inquiry(struct world *world, struct coord_link *link, const Locks
  * agents remember of it is to be forgotten. */
 static void on_refuse(struct world *world, const struct coord_link *link, const Lockstep__Refuse *refuse) {
     struct sim_coord *c = world->coord;
+    if (world->incarnation > 0 && !world->accepted) {
+        trace(world, "exit 78", refuse->reason);
+        world_trace(world, "world", "operator", "accepts that the log is lost");
+        world->accepted = c->refused = true;
+        coord_crash(world, false);
+        return;
+    }
     if (!world->stale_seen) {
         world_wrong(world, "p%u refuses the coordinator: %s", link->participant + 1, refuse->reason);
     }
@@ -1611,6 +1640,12 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
     case LOCKSTEP__FRAME__BODY_PROVE:
     case LOCKSTEP__FRAME__BODY_FORGET:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+    case LOCKSTEP__FRAME__BODY_ASK:
+    case LOCKSTEP__FRAME__BODY_TELL:
+    case LOCKSTEP__FRAME__BODY_GREET:
+    case LOCKSTEP__FRAME__BODY_EVENTS:
+    case LOCKSTEP__FRAME__BODY_STORED:
     case _LOCKSTEP__FRAME__BODY__CASE_IS_INT_SIZE:
         break;
     }
@@ -1762,7 +1797,7 @@ static enum ls_status open_log(struct world *world, struct replay *replay, struc
     struct sim_coord *c = world->coord;
     struct dlog_options options = {.dir = DISK_ROOT,
                                    .coordinator = SIM_COORDINATOR,
-                                   .incarnation = SIM_INCARNATION,
+                                   .incarnation = sim_incarnation(world),
                                    .segment_bytes = (uint32_t)world->options.segment_kib << 10,
                                    .bytes_max = world->options.log_kib << 10,
                                    .retention_ms = retention_ms(world),
@@ -1805,7 +1840,7 @@ static void start_engine(struct world *world, const struct recovery *recovery) {
                                    .resend_us = world->options.resend_ms * MS,
                                    .presume_wait_us = world->options.presume_wait_ms * MS};
     snprintf(config.coordinator, sizeof config.coordinator, SIM_COORDINATOR);
-    snprintf(config.incarnation, sizeof config.incarnation, SIM_INCARNATION);
+    snprintf(config.incarnation, sizeof config.incarnation, "%s", sim_incarnation(world));
     c->engine = engine_new(&config);
     assert(c->engine != NULL);
     room_changed(c);
@@ -2073,6 +2108,23 @@ void coord_heal(struct world *world) {
     }
 }
 
+/* The machine is gone, and its log with it: a new one begins under a name of its own. */
+static void lose_log(struct world *world, uint64_t a, uint64_t b) {
+    (void)a;
+    (void)b;
+    struct sim_coord *c = world->coord;
+    if (world->healed) {
+        return;
+    }
+    coord_crash(world, true);
+    disk_wipe(world);
+    disk_on_durable(world, check_medium);
+    world->incarnation = 1;
+    c->epoch = 0;
+    world_trace(world, "world", "lost", "the coordinator's log");
+    check_log_lost(world);
+}
+
 static void pause_timer(struct world *world, uint64_t a, uint64_t b) {
     if (world->healed) {
         return;
@@ -2137,6 +2189,9 @@ void coord_start(struct world *world) {
     }
     if (world->options.clone_ms > 0) {
         world_after(world, rng_delay(&world->rng, world->options.clone_ms * MS), copy_timer, 0, 0);
+    }
+    if (world->options.lost_ms > 0) {
+        world_after(world, rng_delay(&world->rng, world->options.lost_ms * MS), lose_log, 0, 0);
     }
 }
 

@@ -98,10 +98,10 @@ static struct saga_run *new_run(struct sim_sagas *h, const struct sim_doc *doc) 
     return NULL;
 }
 
-static void name_run(struct saga_run *r, uint32_t epoch, uint64_t sequence) {
+static void name_run(const struct world *world, struct saga_run *r, uint32_t epoch, uint64_t sequence) {
     struct ls_gtid gtid = {.epoch = epoch, .sequence = sequence};
     snprintf(gtid.coordinator, sizeof gtid.coordinator, SIM_COORDINATOR);
-    snprintf(gtid.incarnation, sizeof gtid.incarnation, SIM_INCARNATION);
+    snprintf(gtid.incarnation, sizeof gtid.incarnation, "%s", sim_incarnation(world));
     r->epoch = epoch;
     r->sequence = sequence;
     ls_gtid_format(&gtid, r->gtid);
@@ -586,7 +586,7 @@ enum engine_saga_answer sagas_host_begin(struct world *world, struct sim_sagas *
     }
     s->sequence = saga->sequence;
     s->host = r;
-    name_run(r, saga->epoch, saga->sequence);
+    name_run(world, r, saga->epoch, saga->sequence);
     r->saga = s;
     r->log_reserved = saga->log_need;
     check_saga_begun(world, saga->epoch, saga->sequence, doc);
@@ -678,7 +678,7 @@ static void recover_one(struct world *world, struct sim_sagas *h, const struct s
     struct saga_run *r = new_run(h, doc);
     assert(r != NULL);
     struct saga *s = make_saga(world, h, doc, found->epoch, found->sequence);
-    name_run(r, found->epoch, found->sequence);
+    name_run(world, r, found->epoch, found->sequence);
     r->saga = s;
     r->log_reserved = saga_log_need(begin->document.len, doc->step_count);
     engine_saga_adopt(coord_engine(world), r->log_reserved);

@@ -389,6 +389,11 @@ static void disk_free(struct sim_disk *disk) {
     free(disk);
 }
 
+void disk_wipe(struct world *world) {
+    disk_free(world->disks[world->who]);
+    disk_start(world);
+}
+
 void disk_stop(struct world *world) {
     for (uint32_t i = 0; i < SIM_COORDS; i++) {
         disk_free(world->disks[i]);

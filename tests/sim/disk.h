@@ -24,6 +24,8 @@
 
 void disk_start(struct world *world);
 void disk_stop(struct world *world);
+/* A new, empty one. */
+void disk_wipe(struct world *world);
 void disk_heal(struct world *world);
 
 const struct dlog_io *disk_io(struct world *world);

@@ -118,8 +118,9 @@ static enum sim_result run_apart(struct world *world, uint64_t seed, const struc
 
 /* What a smaller world would have here; the same value: nothing to be tried. */
 static uint64_t smaller_value(const char *name, uint64_t had) {
-    static const char *const faults[] = {"reset_ms", "silence_ms",  "partition_ms", "failover_ms", "outside_ms",
-                                         "clone_ms", "stranger_ms", "pause_ms",     "drain_ms",    "twin_ms"};
+    static const char *const faults[] = {"reset_ms",   "silence_ms", "partition_ms", "failover_ms",
+                                         "outside_ms", "clone_ms",   "stranger_ms",  "pause_ms",
+                                         "drain_ms",   "twin_ms",    "lost_ms"};
     if (strcmp(name, "participants") == 0) {
         return had > 2 ? had - 1 : had;
     }

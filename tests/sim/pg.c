@@ -217,7 +217,7 @@ int xact_find_prepared(struct world *world, uint32_t participant, const char *gi
 }
 
 static bool same_saga(const struct pg_saga *a, const struct pg_saga *b) {
-    return a->epoch == b->epoch && a->sequence == b->sequence;
+    return a->epoch == b->epoch && a->sequence == b->sequence && a->log == b->log;
 }
 
 enum pg_barrier barrier_look(struct world *world, uint32_t participant, const struct pg_saga *saga, int own,
@@ -466,6 +466,29 @@ static void foreign_gid(struct world *world, uint32_t participant, char gid[LS_G
     }
 }
 
+/* What was prepared under a log that is lost waits for a human, who looks whether it is committed elsewhere. */
+static void human_timer(struct world *world, uint64_t a, uint64_t b) {
+    for (uint32_t number = 0; world->healed && number < world->options.participants; number++) {
+        struct cluster *c = &world->pg->clusters[number];
+        for (int i = 0; c->up && world->pg->cluster_of[number] == number && i < c->xact_count; i++) {
+            struct xact *x = &c->xacts[i];
+            if (x->state != XACT_PREPARED || !check_gid_is_past(world, x->gid)) {
+                continue;
+            }
+            bool committed = false;
+            for (uint32_t p = 0; x->branch && p < world->options.participants; p++) {
+                committed = committed || pg_branch_fate(world, x->gtid, p) == PG_COMMITTED;
+            }
+            sim_coverage.left_behind++;
+            if (x->branch) {
+                check_outside_hand(world, x->gtid, x->participant);
+            }
+            (committed ? xact_commit : xact_abort)(world, x->participant, i, "outside");
+        }
+    }
+    world_after(world, 5 * SECOND, human_timer, a, b);
+}
+
 static void stranger_timer(struct world *world, uint64_t a, uint64_t b) {
     (void)a;
     (void)b;
@@ -530,6 +553,9 @@ void pg_start(struct world *world) {
     }
     if (o->outside_ms > 0) {
         world_after(world, rng_delay(&world->rng, o->outside_ms * MS), outside_timer, 0, 0);
+    }
+    if (o->lost_ms > 0) {
+        world_after(world, 5 * SECOND, human_timer, 0, 0);
     }
     if (o->stranger_ms > 0) {
         world_after(world, rng_delay(&world->rng, o->stranger_ms * MS), stranger_timer, 0, 0);

@@ -61,7 +61,7 @@ struct pg_statement {
 /* One attempt at a step of a saga. */
 struct pg_saga {
     char name[LS_GTID_MAX + 1]; /* the saga's, "": this is no attempt */
-    uint32_t epoch, step;
+    uint32_t epoch, step, log;  /* number of its incarnation */
     uint64_t sequence;
     enum saga_op op;
 };

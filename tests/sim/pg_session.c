@@ -1097,7 +1097,8 @@ static void arrive_forget(struct world *world, struct pg_op *op) {
         struct ls_gtid gtid;
         enum ls_status status = ls_gtid_parse(op->forget[i], &gtid);
         assert(status == LS_OK);
-        struct pg_saga saga = {.epoch = gtid.epoch, .sequence = gtid.sequence};
+        struct pg_saga saga = {
+            .epoch = gtid.epoch, .sequence = gtid.sequence, .log = sim_incarnation_number(gtid.incarnation)};
         check_saga_pruned(world, &saga, op->participant);
         int xact = xact_begin(world, op->participant, "", false);
         struct xact *x = xact_at(world, op->participant, xact);

@@ -25,14 +25,15 @@
 /* Leaves out every kind of fault with this chance in 10. */
 static void calm(struct sim_options *options, struct rng *r, uint64_t chance) {
     uint64_t *const faults[] = {
-        &options->coord_crash_ms,  &options->coord_cut_pm,    &options->agent_crash_ms, &options->agent_cut_pm,
-        &options->server_crash_ms, &options->all_crash_pm,    &options->failover_ms,    &options->reset_ms,
-        &options->partition_ms,    &options->double_pm,       &options->disk_read_pm,   &options->drain_ms,
-        &options->twin_ms,         &options->rot_pm,          &options->clone_ms,       &options->clock_pm,
-        &options->silence_ms,      &options->late_pm,         &options->pause_ms,       &options->outside_ms,
-        &options->stranger_ms,     &options->disk_cut_pm,     &options->disk_fail_pm,   &options->disk_full_pm,
-        &options->session_drop_pm, &options->prepare_fail_pm, &options->break_pm,       &options->fail_pm,
-        &options->defer_pm,        &options->cancel_pm,       &options->impatient_pm,   &options->retention_ms};
+        &options->coord_crash_ms,  &options->coord_cut_pm,    &options->agent_crash_ms,  &options->agent_cut_pm,
+        &options->server_crash_ms, &options->all_crash_pm,    &options->failover_ms,     &options->reset_ms,
+        &options->partition_ms,    &options->double_pm,       &options->disk_read_pm,    &options->drain_ms,
+        &options->twin_ms,         &options->rot_pm,          &options->clone_ms,        &options->clock_pm,
+        &options->silence_ms,      &options->late_pm,         &options->pause_ms,        &options->outside_ms,
+        &options->stranger_ms,     &options->lost_ms,         &options->disk_cut_pm,     &options->disk_fail_pm,
+        &options->disk_full_pm,    &options->session_drop_pm, &options->prepare_fail_pm, &options->break_pm,
+        &options->fail_pm,         &options->defer_pm,        &options->cancel_pm,       &options->impatient_pm,
+        &options->retention_ms};
     for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
         if (rng_below(r, 10) < chance) {
             *faults[i] = 0;
@@ -123,6 +124,7 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
     if (options->clone_ms !=
         0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
         options->presume_wait_ms = 600000;
+        options->lost_ms = 0; /* one of the two is enough for an operator */
     }
 }
 

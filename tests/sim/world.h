@@ -78,6 +78,7 @@
     X(twin_ms, "mean time until somebody starts a second agent for a participant", O(15, BETWEEN(500, 8000)))   \
     X(clone_ms, "time until a copy of the log is taken, to be started later as if it were the coordinator",     \
       O(15, BETWEEN(500, 10000)))                                                                               \
+    X(lost_ms, "time until the coordinator's log is lost, with its machine", O(8, BETWEEN(500, 8000)))          \
     X(clone_early_pm, "copies of the log that are taken right before a decision is written", BETWEEN(0, 1000))  \
     X(clone_instead_pm, "copies that run instead of the coordinator, not beside it", BETWEEN(0, 1000))          \
     X(pause_ms, "mean time between two pauses of a process (SIGSTOP, a virtual machine that hangs)",            \
@@ -152,12 +153,14 @@ struct world {
     bool stale_seen;  /* the copy has been started once */
     bool copy_wanted; /* of the log as it is right before the next decision is written */
     uint64_t stale_position, stale_reached_pm;
+    uint32_t incarnation; /* of the log: 1 once the first is lost */
+    bool accepted;        /* the operator has said that there is no other log any more */
     struct sim_net *net;
     struct sim_pg *pg;
     struct sim_agents *agents;
     struct sim_clients *clients;
     struct sim_check *check;
-    struct saga_book *saga_books;
+    struct saga_book *saga_books, *past_saga_books;
     uint64_t trace_hash, trace_lines;
     char (*trace)[SIM_TRACE_BYTES]; /* ring of SIM_TRACE_LINES */
     enum sim_result result;

@@ -44,7 +44,12 @@ static void routes(void **state) {
         {"POST", "/v1/dlq/7/skip", ROUTE_DLQ_SKIP, NULL, "7"},
         {"POST", "/v1/dlq/7/compensate", ROUTE_DLQ_COMPENSATE, NULL, "7"},
         {"GET", "/v1/dlq/7/skip", ROUTE_BAD_METHOD, "POST", "7"},
-        {"GET", "/v1/events", ROUTE_LATER, NULL, ""},
+        {"GET", "/v1/events", ROUTE_EVENTS, NULL, ""},
+        {"GET", "/v1/flows/7", ROUTE_FLOW, NULL, "7"},
+        {"GET", "/v1/dlq/events", ROUTE_EVENT_LETTERS, NULL, ""},
+        {"POST", "/v1/dlq/events", ROUTE_BAD_METHOD, "GET", ""},
+        {"POST", "/v1/dlq/events/retry", ROUTE_EVENT_RETRY, NULL, ""},
+        {"POST", "/v1/dlq/events/skip", ROUTE_EVENT_SKIP, NULL, ""},
         {"GET", "/", ROUTE_NONE, NULL, ""},
         {"GET", "", ROUTE_NONE, NULL, ""},
     };

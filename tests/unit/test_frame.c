@@ -41,7 +41,7 @@ static enum ls_status through(const Lockstep__Frame *frame) {
 }
 
 /* One of each kind, all fields set, in static memory; and Work once more, as a saga's step (which has no key). */
-enum { KINDS = 18, SAGA_WORK = KINDS, FRAMES };
+enum { KINDS = 24, SAGA_WORK = KINDS, FRAMES };
 static void all_kinds(Lockstep__Frame frames[FRAMES]) {
     static Lockstep__Fence fence;
     static Lockstep__Hello hello;
@@ -70,6 +70,15 @@ static void all_kinds(Lockstep__Frame frames[FRAMES]) {
     static Lockstep__Work attempt;
     static Lockstep__Kept kept;
     static Lockstep__Forget forget;
+    static Lockstep__Route route;
+    static Lockstep__Ask ask;
+    static Lockstep__Tell tell;
+    static Lockstep__Greet greet;
+    static Lockstep__Event event, *event_list[1];
+    static Lockstep__Events events;
+    static Lockstep__Stored stored;
+    static char type_text[] = "order.created", address[] = "127.0.0.1:7445", letter[] = "orders/7/public.pack";
+    static char *types[1] = {type_text};
     static char *sagas[2] = {gtid_text, gtid_text};
     static uint8_t hash[16] = {1, 2, 3};
     static char incarnation[] = "0a1b2c3d4e5f", orders[] = "orders", shop[] = "shop", app[] = "app/checkout",
@@ -145,6 +154,23 @@ static void all_kinds(Lockstep__Frame frames[FRAMES]) {
     forget.has_token = 1, forget.n_sagas = 2, forget.sagas = sagas, forget.has_outcome_epoch = 1,
     forget.outcome_epoch = 3, forget.has_outcome_sequence = 1, forget.outcome_sequence = 17;
 
+    lockstep__route__init(&route);
+    route.participant = orders, route.address = address, route.n_types = 1, route.types = types;
+    lockstep__ask__init(&ask);
+    ask.who = app, ask.kind = LOCKSTEP__ASK_KIND__ASK_RETRY, ask.type = type_text, ask.key = key, ask.saga = gtid_text,
+    ask.letter = letter, ask.has_offset = 1, ask.offset = 9, ask.has_limit = 1, ask.limit = 10;
+    lockstep__tell__init(&tell);
+    tell.json = json, tell.sqlstate = state, tell.reason = reason;
+    lockstep__greet__init(&greet);
+    greet.version = greet.version_min = 3, greet.participant = orders;
+    lockstep__event__init(&event);
+    event.position = 7, event.type = type_text, event.key = key, event.version = 2, event.payload = json,
+    event.saga = gtid_text, event_list[0] = &event;
+    lockstep__events__init(&events);
+    events.upto = 9, events.stored = 3, events.n_events = 1, events.events = event_list;
+    lockstep__stored__init(&stored);
+    stored.upto = 9;
+
     for (int i = 0; i < FRAMES; i++) {
         lockstep__frame__init(&frames[i]);
         frames[i].fence = &fence;
@@ -155,6 +181,8 @@ static void all_kinds(Lockstep__Frame frames[FRAMES]) {
         BODY(DECIDE, decide), BODY(DONE, done);
     BODY(INQUIRY, inquiry), BODY(ANSWER, answer), BODY(SETTLE, settle), BODY(CREDIT, credit), BODY(REFUSE, refuse),
         BODY(ERROR, error), BODY(PROVE, prove), BODY(READY, ready), BODY(KEPT, kept), BODY(FORGET, forget);
+    BODY(ROUTE, route), BODY(ASK, ask), BODY(TELL, tell), BODY(GREET, greet), BODY(EVENTS, events),
+        BODY(STORED, stored);
     assert_int_equal(n, KINDS);
     frames[SAGA_WORK].body_case = LOCKSTEP__FRAME__BODY_WORK, frames[SAGA_WORK].work = &attempt;
 }

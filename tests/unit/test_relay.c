@@ -134,7 +134,9 @@ static void one_page_at_a_time_and_stored_when_acknowledged(void **state) {
     expect(&rig, "read bank 10\n");
     read_answer(&rig, 3, 14);
     expect(&rig, "send bank 14\n");
-    ack(&rig, "bank", 13); /* of something else */
+    ack(&rig, "bank", 15); /* never sent */
+    expect(&rig, "");
+    ack(&rig, "bank", 10); /* stored before */
     expect(&rig, "");
     ack(&rig, "bank", 14);
     expect(&rig, "store bank 14\n");
@@ -163,6 +165,56 @@ static void what_a_claim_has_found_is_read(void **state) {
     expect(&rig, "read bank 0\n");
     read_answer(&rig, 0, 1001); /* nothing for it in much: not to be looked over again after a restart */
     expect(&rig, "free\nstore bank 1001\n");
+    rig_end(&rig);
+}
+
+/* The read may have looked before the claim had found it. */
+static void a_claim_during_a_read_is_not_forgotten(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, "bank", 0);
+    up(&rig, "bank");
+    read_answer(&rig, 0, 0);
+    next_timer(&rig);
+    uint64_t claim = rig.op - 1;
+    step(&rig, (struct relay_event){.kind = REV_PEER_UP, .peer = "bank"});
+    expect(&rig, "read bank 0\n");
+    uint64_t read = rig.op;
+    rig.op = claim;
+    answer(&rig, (struct relay_event){.kind = REV_DB_CLAIM, .claim = {true, 2}});
+    expect(&rig, "");
+    rig.op = read;
+    read_answer(&rig, 0, 0);
+    expect(&rig, "free\nread bank 0\n");
+    rig_end(&rig);
+}
+
+/* The sender was killed in between: what it has sent again is longer than what is still at work there. */
+static void an_earlier_page_may_be_acknowledged(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, "bank", 0);
+    up(&rig, "bank");
+    read_answer(&rig, 3, 14);
+    ack(&rig, "bank", 12);
+    expect(&rig, "store bank 12\n");
+    stored(&rig, true);
+    expect(&rig, "read bank 12\n");
+    rig_end(&rig);
+}
+
+/* Its bytes are bounded as well as its events. */
+static void a_page_that_is_not_full_may_be_followed(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, "bank", 0);
+    up(&rig, "bank");
+    rig.pages++;
+    answer(&rig, (struct relay_event){.kind = REV_DB_READ, .read = {true, &a_page, 1, 5, true}});
+    expect(&rig, "send bank 5\n");
+    ack(&rig, "bank", 5);
+    stored(&rig, true);
+    expect(&rig, "read bank 5\n");
     rig_end(&rig);
 }
 
@@ -739,6 +791,9 @@ int main(void) {
         cmocka_unit_test(nothing_is_claimed_before_it_is_known_who_subscribes),
         cmocka_unit_test(one_page_at_a_time_and_stored_when_acknowledged),
         cmocka_unit_test(what_a_claim_has_found_is_read),
+        cmocka_unit_test(a_claim_during_a_read_is_not_forgotten),
+        cmocka_unit_test(an_earlier_page_may_be_acknowledged),
+        cmocka_unit_test(a_page_that_is_not_full_may_be_followed),
         cmocka_unit_test(what_is_not_acknowledged_is_sent_again),
         cmocka_unit_test(backing_off_has_an_end_and_grows),
         cmocka_unit_test(only_who_subscribes_is_sent_to),

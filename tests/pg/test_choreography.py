@@ -1,0 +1,548 @@
+"""Hazards S1, S6, S7, S10, S11b, S12, S13, S14, S15, S16, S21 of sagas, choreographed: events between real agents, over mutual TLS, without a coordinator in the path.
+
+Method: the order flow (order, stock, balance) as SQL functions that subscribe to each other's events, on three databases of two servers. Agents, servers and
+the coordinator go away in between; handlers fail. Every test ends by comparing what each participant has with what should have happened exactly once.
+Seen if wrong: an effect twice or never, a key out of order, a flow that stands still although everybody it needs is there.
+"""
+
+import json
+import os
+import re
+
+import pytest
+
+from harness.api import Metrics, UnixConnection
+from harness.base import wait_until
+from harness.programs import ROOT, command, free_port
+from harness.system import System, fresh
+
+ORDERS = """
+create table orders(id text primary key, sku text, amount int, state text not null default 'placed', changes int not null default 0);
+create function place(id text, sku text, amount int) returns void language plpgsql as $$ begin
+  insert into orders values (id, sku, amount);
+  perform lockstep.emit('order.created', id, jsonb_build_object('sku', sku, 'amount', amount));
+end $$;
+create function order_cancelled(e jsonb) returns void language plpgsql as $$ begin
+  update orders set state = 'cancelled', changes = changes + 1 where id = e->>'key' and state = 'placed';
+end $$;
+create function order_confirmed(e jsonb) returns void language plpgsql as $$ begin
+  update orders set state = 'confirmed', changes = changes + 1 where id = e->>'key' and state = 'placed';
+  perform lockstep.emit('order.confirmed', e->>'key', '{}');
+end $$;
+grant all on orders to checkout;
+"""
+STOCK = """
+create table stock(sku text primary key, amount int not null check (amount >= 0));
+create table reserved(id text primary key, sku text, amount int, state text not null default 'reserved');
+create table parcel(id text, note text);
+create function reserve(e jsonb) returns void language plpgsql as $$ begin
+  update stock set amount = amount - (e->'payload'->>'amount')::int where sku = e->'payload'->>'sku' and amount >= (e->'payload'->>'amount')::int;
+  if not found then
+    perform lockstep.emit('stock.rejected', e->>'key', e->'payload');
+    return;
+  end if;
+  insert into reserved values (e->>'key', e->'payload'->>'sku', (e->'payload'->>'amount')::int);
+  perform lockstep.emit('stock.reserved', e->>'key', e->'payload');
+end $$;
+create function release(e jsonb) returns void language plpgsql as $$ declare r reserved; begin
+  update reserved set state = 'released' where id = e->>'key' and state = 'reserved' returning * into r;
+  if found then
+    update stock set amount = amount + r.amount where sku = r.sku;
+    perform lockstep.emit('stock.released', e->>'key', e->'payload');
+  end if;
+end $$;
+create table fail(key text primary key, times int);
+create function pack(e jsonb) returns void language plpgsql as $$ begin
+  if exists (select from fail f where f.key = e->>'key' and f.times > 0) then
+    raise exception 'the parcel of % is torn', e->>'key';
+  end if;
+  insert into parcel values (e->>'key', e->'payload'->>'n');
+end $$;
+grant all on stock, reserved, parcel, fail to checkout;
+"""
+BALANCE = """
+create table balance(owner text primary key, amount int not null check (amount >= 0));
+create table used(id text primary key, amount int);
+create function use_balance(e jsonb) returns void language plpgsql as $$ begin
+  update balance set amount = amount - (e->'payload'->>'amount')::int where owner = 'kim' and amount >= (e->'payload'->>'amount')::int;
+  if not found then
+    perform lockstep.emit('balance.refused', e->>'key', e->'payload');
+    return;
+  end if;
+  insert into used values (e->>'key', (e->'payload'->>'amount')::int);
+  perform lockstep.emit('balance.used', e->>'key', e->'payload');
+end $$;
+grant all on balance, used to checkout;
+"""
+SUBSCRIPTIONS = {
+    "orders": [("stock.rejected", "public.order_cancelled"), ("stock.released", "public.order_cancelled"), ("balance.used", "public.order_confirmed")],
+    "stock": [("order.created", "public.reserve"), ("balance.refused", "public.release"), ("parcel.wanted", "public.pack")],
+    "balance": [("stock.reserved", "public.use_balance")],
+}
+TABLES = {"orders": ORDERS, "stock": STOCK, "balance": BALANCE}
+
+
+def wanted(subscriptions):
+    return {(kind, name) for name, pairs in subscriptions.items() for kind, _ in pairs}
+
+
+def routes(database):
+    return set(database.query("select type, participant from lockstep.route"))
+
+
+class Flow(System):
+    """The system with the order flow in it; every agent knows who wants what."""
+
+    def __init__(self, agents=None):
+        super().__init__({"orders": 0, "stock": 1, "balance": 1}, start=False, agents=agents)
+        for name, agent in self.agents.items():
+            agent.config["peers"] = {"listen": f"127.0.0.1:{free_port()}"}
+            agent.config["metrics"] = {"socket": os.path.join(agent.directory, "m")}
+            self.db[name].execute(TABLES[name])
+            self.subscribe(name, *SUBSCRIPTIONS[name])
+        with self.db["orders"].connect(user="checkout") as session:
+            session.execute("select lockstep.declare_terminal('order.confirmed')")
+        self.db["stock"].execute("insert into stock values ('tea', 10000000), ('gold', 1)")
+        self.db["balance"].execute("insert into balance values ('kim', 1000000)")
+        try:
+            self.start()
+            self.all_know()
+        except BaseException:
+            self.close()
+            raise
+
+    def subscribe(self, name, *pairs):
+        with self.db[name].connect(user="checkout") as session:
+            for kind, handler in pairs:
+                session.execute("select lockstep.on(%s, %s::text::regproc)", (kind, handler))
+
+    def all_know(self, subscriptions=None):
+        expected = wanted(subscriptions or SUBSCRIPTIONS)
+        wait_until(lambda: all(routes(database) >= expected for database in self.db.values()), 20,
+                   lambda: f"every agent knows who wants what: { {name: expected - routes(db) for name, db in self.db.items()} }")
+
+    def emit(self, name, kind, key, payload=None, saga=None):
+        with self.db[name].connect(user="checkout", autocommit=False) as session:
+            if saga:
+                session.execute("select set_config('lockstep.saga', %s, true)", (saga,))
+            version = session.execute("select lockstep.emit(%s, %s, %s)", (kind, key, json.dumps(payload or {}))).fetchone()[0]
+            session.commit()
+        return version
+
+    def place(self, sku="tea", amount=1, saga=None):
+        key = fresh("order")
+        with self.db["orders"].connect(user="checkout", autocommit=False) as session:
+            if saga:
+                session.execute("select set_config('lockstep.saga', %s, true)", (saga,))
+            session.execute("select place(%s, %s, %s)", (key, sku, amount))
+            session.commit()
+        return key
+
+    def state(self, key):
+        return self.db["orders"].value("select state from orders where id = %s", key)
+
+    def wait_end(self, key, state, deadline=30):
+        wait_until(lambda: self.state(key) == state, deadline, lambda: f"{key} is {state}; it is {self.state(key)}: {self.path(key)}")
+
+    def path(self, key):
+        """What every participant has of a key, for the text of a failure."""
+        return {name: (db.query("select position, type, version from lockstep.event where key = %s order by id", key),
+                       db.query("select source, position, handler, state, attempts, history from lockstep.inbox where key = %s", key)) for name, db in self.db.items()}
+
+    def audit(self, keys):
+        """Each order ended once, and the books agree."""
+        for key, state in keys.items():
+            assert self.db["orders"].query("select state, changes from orders where id = %s", key) == [(state, 1)], self.path(key)
+            assert self.db["balance"].value("select count(*) from used where id = %s", key) == (1 if state == "confirmed" else 0)
+        self.books()
+
+    def books(self):
+        """Nothing was taken twice or lost, over all that ever ran here."""
+        stock, balance = self.db["stock"], self.db["balance"]
+        taken = "select 10000001 - sum(amount) = (select coalesce(sum(amount), 0) from reserved where state = 'reserved') from stock"
+        assert stock.value(taken), stock.query("select * from stock")
+        assert balance.value("select 1000000 - (select amount from balance where owner = 'kim') = (select coalesce(sum(amount), 0) from used)")
+
+    def letters(self):
+        answer = self.admin.request("GET", "/v1/dlq/events")
+        assert answer.status == 200, answer
+        return answer.body["dead_letters"]
+
+    def agent_metrics(self, name):
+        connection = UnixConnection(self.agents[name].config["metrics"]["socket"], 10)
+        try:
+            connection.request("GET", "/metrics")
+            return Metrics(connection.getresponse().read().decode())
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def system():
+    made = Flow(agents={"relay": {"attempts": 4}})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def flow(system):
+    system.heal()
+    yield system
+    system.heal()
+
+
+def test_a_flow_that_succeeds(flow):
+    """S10, S13: three databases, three hops, each exactly once; the key's versions at each participant are its own."""
+    keys = {flow.place(amount=n + 1): "confirmed" for n in range(5)}
+    for key, state in keys.items():
+        flow.wait_end(key, state)
+    flow.audit(keys)
+
+
+def test_failure_events_compensate(flow):
+    """S7: a refusal at the second participant cancels the first; one at the third releases the second, which cancels the first."""
+    second, third = flow.place(sku="gold", amount=2), flow.place(amount=1500000)
+    for key in (second, third):
+        flow.wait_end(key, "cancelled")
+    assert flow.db["stock"].query("select state from reserved where id in (%s, %s)", second, third) == [("released",)]
+    flow.audit({second: "cancelled", third: "cancelled"})
+
+
+def test_without_the_coordinator(flow):
+    """Nothing of a flow passes it; an agent that starts while it is away knows its peers from its own database."""
+    flow.coordinator.kill()
+    keys = {flow.place(): "confirmed"}
+    flow.wait_end(next(iter(keys)), "confirmed")
+    for name in ("stock", "orders"):
+        flow.agents[name].kill()
+        keys[flow.place()] = "confirmed"
+        flow.agents[name].spawn()
+        keys[flow.place(sku="gold", amount=2)] = "cancelled"
+    for key, state in keys.items():
+        flow.wait_end(key, state)
+    flow.audit(keys)
+    assert not flow.coordinator.running()
+
+
+def test_a_transaction_on_several_databases_emits(flow):
+    """Events of 2PC branches leave when the transaction is committed, on every participant, and not when it is aborted."""
+    key, never = fresh("order"), fresh("order")
+    place = {"on": "orders", "do": {"sql": "select place($1, $2, $3)", "args": [key, "tea", 3]}}
+    other = {"on": "balance", "do": {"sql": "update balance set amount = amount where owner = 'kim'"}}
+    answer = flow.run([place, other])
+    assert answer.status == 200 and answer.state == "committed", answer
+    flow.wait_end(key, "confirmed")
+    place["do"]["args"][0] = never
+    answer = flow.run([place, {"on": "balance", "do": {"sql": "update balance set amount = -1 where owner = 'kim'"}}])
+    assert answer.state == "aborted", answer
+    last = flow.place()
+    flow.wait_end(last, "confirmed")
+    assert flow.db["orders"].value("select count(*) from lockstep.event where key = %s", never) == 0
+    flow.audit({key: "confirmed", last: "confirmed"})
+
+
+def test_a_prepared_transaction_holds_up_its_own_only(flow):
+    """S11b: an orphan of somebody else's holds xmin and an event; all others are relayed; its event too, when it ends."""
+    held, gid = fresh("order"), fresh("orphan")
+    with flow.db["orders"].connect(user="checkout", autocommit=False) as session:
+        session.execute("select place(%s, 'tea', 1)", (held,))
+        session.execute(f"prepare transaction '{gid}'")
+    keys = {flow.place(): "confirmed" for _ in range(5)}
+    for key, state in keys.items():
+        flow.wait_end(key, state)
+    assert flow.state(held) is None
+    flow.db["orders"].execute(f"commit prepared '{gid}'")
+    flow.wait_end(held, "confirmed")
+    flow.audit({**keys, held: "confirmed"})
+
+
+# ---------------------------------------------------------------- crashes
+
+with open(os.path.join(ROOT, "common", "failpoints.def"), encoding="utf-8") as source:
+    POINTS = re.findall(r'^FAILPOINT\((relay_\w+), "lockstep-agent"', source.read(), re.M)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(flow, point):
+    """S1, S12: the agent in the middle, which receives and sends, kills itself there; the next life goes on, and nothing happens twice."""
+    stock = flow.agents["stock"]
+    stock.stop()
+    torn = fresh("torn")
+    flow.db["stock"].execute("insert into fail values (%s, 1)", torn)
+    stock.spawn(fail=f"{point}=kill")
+    keys = {flow.place(): "confirmed", flow.place(sku="gold", amount=2): "cancelled"}
+    flow.emit("orders", "parcel.wanted", torn, {"n": 1})
+    assert stock.wait_exit(30) == -9
+    flow.db["stock"].execute("update fail set times = 0 where key = %s", torn)
+    stock.spawn()
+    for key, state in keys.items():
+        flow.wait_end(key, state)
+    wait_until(lambda: flow.db["stock"].query("select note from parcel where id = %s", torn) == [("1",)], 30, lambda: f"packed once: {flow.path(torn)}")
+    flow.audit(keys)
+
+
+def test_order_and_completeness_while_agents_die(flow):
+    """S12, S13: each key's events arrive in its order, each once, whichever side is killed in between."""
+    keys, last = [fresh("box") for _ in range(4)], 20
+    for number in range(1, last + 1):
+        for key in keys:
+            assert flow.emit("orders", "parcel.wanted", key, {"n": number}) == number
+        if number in (5, 12):
+            victim = flow.agents["stock" if number == 5 else "orders"]
+            victim.kill()
+            victim.spawn()
+    packed = "select note::int from parcel where id = %s order by ctid"
+    for key in keys:
+        wait_until(lambda key=key: len(flow.db["stock"].query(packed, key)) >= last, 30, lambda key=key: f"all of {key} has arrived: {flow.path(key)}")
+        assert [row[0] for row in flow.db["stock"].query(packed, key)] == list(range(1, last + 1))
+
+
+# ---------------------------------------------------------------- what fails
+
+
+def torn(flow, count=3):
+    """A key whose first event is poison, with others behind it; the dead letter's id."""
+    key = fresh("torn")
+    flow.db["stock"].execute("insert into fail values (%s, 1)", key)
+    for number in range(1, count + 1):
+        flow.emit("orders", "parcel.wanted", key, {"n": number})
+    found = []
+
+    def dead():
+        found[:] = [letter for letter in flow.letters() if letter["key"] == key]
+        return found
+    wait_until(dead, 40, lambda: f"{key} is a dead letter: {flow.path(key)}")
+    return key, found[0]
+
+
+def notes(flow, key):
+    return [row[0] for row in flow.db["stock"].query("select note from parcel where id = %s order by ctid", key)]
+
+
+@pytest.mark.parametrize("act, expected", [("retry", ["1", "2", "3"]), ("skip", ["2", "3"])])
+def test_a_poison_event_parks_its_key_only(flow, act, expected):
+    """S6, S14, S15: tried again with pauses, then a dead letter, with its key behind it and nothing else; a human's word goes through the inbox, in order."""
+    key, letter = torn(flow)
+    assert letter["participant"] == "stock" and letter["handler"] == "public.pack" and letter["attempts"] == 4 and letter["sqlstate"] == "P0001"
+    assert letter["behind"] == 2 and "torn" in letter["reason"], letter
+    other = fresh("box")
+    flow.emit("orders", "parcel.wanted", other, {"n": 1})
+    wait_until(lambda: notes(flow, other) == ["1"], 20, "another key goes on")
+    assert notes(flow, key) == []
+    shown = flow.admin.request("GET", f"/v1/dlq/events?id={letter['id']}")
+    assert [entry["payload"] for entry in shown.body["dead_letters"]] == [{"n": 1}] and len(shown.body["dead_letters"][0]["history"]) == 4, shown
+    flow.db["stock"].execute("delete from fail where key = %s", key)
+    done = command("dlq", act, letter["id"], "--reason", "mended", coordinator=flow.coordinator)
+    assert done.returncode == 0, done
+    assert flow.admin.request("POST", f"/v1/dlq/events/{act}", {"id": letter["id"]}).status == 404  # not twice
+    wait_until(lambda: notes(flow, key) == expected, 20, lambda: f"{expected} in order: {flow.path(key)}")
+    assert letter["id"] not in [entry["id"] for entry in flow.letters()]
+
+
+def test_an_event_that_nobody_wants(flow):
+    """S16: it is a dead letter, and reaches whoever subscribes after all, in the key's order."""
+    key, kind = fresh("box"), "lost." + fresh("t").replace("-", "")
+    for number in (1, 2):
+        flow.emit("orders", kind, key, {"n": number})
+    wait_until(lambda: len([entry for entry in flow.letters() if entry["key"] == key]) == 2, 20, "two dead letters")
+    flow.subscribe("stock", (kind, "public.pack"))
+    wait_until(lambda: notes(flow, key) == ["1", "2"], 30, lambda: f"delivered after all: {flow.path(key)}")
+    assert [entry for entry in flow.letters() if entry["key"] == key] == []
+    flow.emit("orders", "nobody.wants", key, {"n": 3})
+    mine = []
+
+    def unwanted():
+        mine[:] = [entry["id"] for entry in flow.letters() if entry["key"] == key]
+        return mine
+    wait_until(unwanted, 20, "nobody wants the third one")
+    flow.db["orders"].execute("insert into lockstep.terminal values ('nobody.wants') on conflict do nothing")
+    assert command("dlq", "retry", mine[0], coordinator=flow.coordinator).returncode == 0  # a position anew, and now it is the end of something
+    wait_until(lambda: not unwanted(), 20, "it is none any more")
+    with flow.db["stock"].connect(user="checkout") as session:
+        assert session.execute("select lockstep.off(%s, 'public.pack')", (kind,)).fetchone()[0]
+    wait_until(lambda: (kind, "stock") not in routes(flow.db["orders"]), 20, "its subscription has ended")
+
+
+def test_a_deadline_is_kept_where_the_saga_began(flow):
+    """S16: a participant that is not there any more; the event of later cancels, in the same saga; and an own event reaches its own handler."""
+    kind, saga = "overdue." + fresh("t").replace("-", ""), fresh("saga")
+    flow.subscribe("orders", (kind, "public.order_cancelled"))
+    wait_until(lambda: (kind, "orders") in routes(flow.db["orders"]), 20, "it knows that it wants it")
+    flow.agents["stock"].kill()
+    key = fresh("order")
+    with flow.db["orders"].connect(user="checkout", autocommit=False) as session:
+        session.execute("select set_config('lockstep.saga', %s, true)", (saga,))
+        session.execute("select place(%s, 'tea', 1)", (key,))
+        session.execute("select lockstep.emit_later(%s, %s, '{}', '500 ms')", (kind, key))
+        session.rollback()
+        assert session.execute("select place(%s, 'tea', 1), lockstep.emit_later(%s, %s, '{}', '500 ms')", (key, kind, key)).fetchone()
+        session.commit()
+    flow.wait_end(key, "cancelled")
+    assert flow.db["orders"].value("select count(distinct saga) from lockstep.event where key = %s", key) == 1
+    assert flow.db["orders"].value("select count(*) from lockstep.later") == 0
+    flow.agents["stock"].spawn()
+    wait_until(lambda: flow.db["balance"].value("select count(*) from used where id = %s", key) == 1, 30, "what was on its way arrives: the application's to undo")
+    with flow.db["orders"].connect(user="checkout") as session:
+        assert session.execute("select lockstep.off(%s, 'public.order_cancelled')", (kind,)).fetchone()[0]
+    flow.books()
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def test_events_as_an_interface(flow):
+    """Pages by offset, resumable, nothing missing; filters; an app sees what its database role has written."""
+    kind, keys = "seen." + fresh("t").replace("-", ""), [fresh("k") for _ in range(7)]
+    with flow.db["orders"].connect(user="checkout") as session:
+        session.execute("select lockstep.declare_terminal(%s)", (kind,))
+    for number, key in enumerate(keys):
+        flow.emit("orders", kind, key, {"n": number})
+    wait_until(lambda: flow.db["orders"].value("select count(*) from lockstep.event where position is null") == 0, 20, "all have positions")
+
+    def page(app=flow.app, **query):
+        text = "&".join(f"{name}={value}" for name, value in {"participant": "orders", **query}.items())
+        return app.request("GET", f"/v1/events?{text}")
+    seen, offset = [], 0
+    while True:
+        answer = page(type=kind, offset=offset, limit=3)
+        assert answer.status == 200, answer
+        seen += answer.body["events"]
+        if not answer.body["events"]:
+            break
+        offset = answer.body["next"]
+    assert [event["key"] for event in seen] == keys and [event["payload"]["n"] for event in seen] == list(range(7))
+    assert page(type=kind, offset=answer.body["next"]).body["events"] == []
+    flow.emit("orders", kind, keys[0], {"n": 7})
+    wait_until(lambda: [e["version"] for e in page(type=kind, offset=answer.body["next"]).body["events"]] == [2], 20, "who goes on sees what is new")
+    assert [event["version"] for event in page(key=keys[0]).body["events"]] == [1, 2]
+    assert page(app=flow.coordinator.app("billing"), key=keys[0]).body["events"] == []
+    assert page(app=flow.coordinator.app("nobody")).status == 403
+    assert page(app=flow.admin, key=keys[0], limit=1).body["events"][0]["offset"] == seen[0]["offset"]
+    for query, status in (({"participant": "nowhere"}, 404), ({"offset": "-1"}, 400), ({"limit": 0}, 400), ({"limit": 1001}, 400), ({"type": "a%20b"}, 400)):
+        assert page(**query).status == status, query
+    listed = command("events", "orders", "--type", kind, "--limit", "2", coordinator=flow.coordinator)
+    assert listed.returncode == 0 and keys[0] in listed.stdout and keys[2] not in listed.stdout, listed
+    assert json.loads(command("events", "orders", "--type", kind, "-o", "json", coordinator=flow.coordinator).stdout)["events"][0]["key"] == keys[0]
+
+
+def test_the_path_of_a_flow(flow):
+    """Assembled from the agents: events with their causes, deliveries with their attempts; and who could not be asked."""
+    saga = fresh("saga")
+    key = flow.place(saga=saga)
+    flow.wait_end(key, "confirmed")
+    answer = flow.admin.request("GET", f"/v1/flows/{saga}")
+    assert answer.status == 200 and answer.body["missing"] == [], answer
+    seen = {part["participant"]: part["seen"] for part in answer.body["participants"]}
+    created = next(event for event in seen["orders"]["events"] if event["type"] == "order.created")
+    reserved = next(event for event in seen["stock"]["events"] if event["type"] == "stock.reserved")
+    assert reserved["cause"] == f"orders/{created['position']}"
+    assert [(d["source"], d["handler"], d["state"]) for d in seen["balance"]["deliveries"]] == [("stock", "public.use_balance", "done")]
+    shown = command("saga", "show", saga, coordinator=flow.coordinator)
+    assert shown.returncode == 0, shown
+    lines = shown.stdout.splitlines()
+    order = [next(n for n, line in enumerate(lines) if word in line) for word in ("order.created", "stock.reserved", "balance.used", "order.confirmed")]
+    assert order == sorted(order), shown.stdout
+    assert flow.app.request("GET", f"/v1/flows/{saga}").status == 403
+    assert flow.admin.request("GET", f"/v1/flows/{fresh('none')}").status == 404
+    flow.agents["balance"].kill()
+    wait_until(lambda: [entry["participant"] for entry in flow.admin.request("GET", f"/v1/flows/{saga}").body["missing"]] == ["balance"], 20, "who is away is named")
+
+
+def test_metrics(flow):
+    key = flow.place()
+    flow.wait_end(key, "confirmed")
+    metrics = flow.agent_metrics("stock")
+    assert metrics.value("lockstep_agent_deliveries_total", how="handled") > 0 and metrics.value("lockstep_agent_events_claimed_total") > 0
+    flow.agents["balance"].kill()
+    late = flow.place()
+    wait_until(lambda: flow.agent_metrics("stock").value("lockstep_agent_outbox_lag_seconds") > 1, 30, "the lag of a peer that is away grows")
+    assert flow.agent_metrics("stock").value("lockstep_agent_outbox_lag_events") >= 1
+    flow.agents["balance"].spawn()
+    flow.wait_end(late, "confirmed")
+    wait_until(lambda: flow.agent_metrics("stock").value("lockstep_agent_outbox_lag_seconds") == 0, 30, "and goes")
+
+
+# ---------------------------------------------------------------- bounds and rights
+
+
+def test_only_agents_are_served(flow):
+    """The peers' listener: an application's certificate is told so and closed; an agent's may speak for its own participant only."""
+    import ssl
+    import socket
+    import struct
+
+    from harness.proxy import wire
+    host, port = flow.agents["stock"].config["peers"]["listen"].split(":")
+
+    def talk(uri, name):
+        files = flow.authority.files(uri)
+        context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files[0])
+        context.check_hostname = False
+        context.load_cert_chain(files[1], files[2])
+        frame = wire().Frame()
+        frame.greet.version, frame.greet.version_min, frame.greet.participant = 3, 3, name
+        with socket.create_connection((host, int(port)), 10) as plain, context.wrap_socket(plain) as link:
+            link.settimeout(10)
+            payload = frame.SerializeToString()
+            said = []
+            try:
+                link.sendall(struct.pack("!I", len(payload)) + payload)
+                while True:
+                    head = b""
+                    while len(head) < 4:
+                        part = link.recv(4 - len(head))
+                        if not part:
+                            return said
+                        head += part
+                    body, size = b"", struct.unpack("!I", head)[0]
+                    while len(body) < size:
+                        body += link.recv(size - len(body))
+                    answer = wire().Frame()
+                    answer.ParseFromString(body)
+                    said.append(answer.WhichOneof("body"))
+                    if said[-1] == "greet":
+                        return said
+            except OSError:
+                return said
+    assert talk("lockstep://app/checkout", "orders") in ([], ["error"])
+    assert talk("lockstep://agent/elsewhere", "orders") in ([], ["error"])
+    assert "greet" in talk("lockstep://agent/elsewhere", "elsewhere")
+    key = flow.place()
+    flow.wait_end(key, "confirmed")
+
+
+def test_large_events_go_page_by_page(flow):
+    """A page is bounded in bytes as well: ten of the largest payloads, and a small one behind them, in order."""
+    key = fresh("big")
+    with flow.db["orders"].connect(user="checkout", autocommit=False) as session:
+        for number in range(1, 11):
+            session.execute("select lockstep.emit('parcel.wanted', %s, jsonb_build_object('n', %s::int, 'x', repeat('x', 262000)))", (key, number))
+        session.commit()
+    flow.emit("orders", "parcel.wanted", key, {"n": 11})
+    wait_until(lambda: len(notes(flow, key)) == 11, 40, lambda: f"all have arrived: {notes(flow, key)}")
+    assert notes(flow, key) == [str(number) for number in range(1, 12)]
+
+
+def test_what_is_through_may_go():
+    """S21: inbox rows go when they are old enough and will not be sent again; own events when everybody has them, but for dead letters and each key's last."""
+    flow = Flow(agents={"relay": {"keep_inbox": "1s", "keep_events": "1s"}})
+    try:
+        keys = {flow.place(): "confirmed" for _ in range(3)}
+        for key, state in keys.items():
+            flow.wait_end(key, state)
+        flow.audit(keys)
+        flow.emit("orders", "nobody.wants", "letter")
+        before = flow.place()  # the acknowledgement of a page is known with the next one
+        flow.wait_end(before, "confirmed")
+        old = "select count(*) from lockstep.inbox where key = any(%s)"
+
+        def gone():
+            flow.wait_end(flow.place(), "confirmed")
+            return all(flow.db[name].value(old, list(keys)) == 0 for name in ("stock", "balance"))
+        wait_until(gone, 60, lambda: f"inbox rows go: {flow.db['stock'].query('select source, position, state, at from lockstep.inbox')}")
+        wait_until(lambda: flow.db["orders"].value("select count(*) from lockstep.event where key = any(%s) and version = 1", list(keys)) == 0, 60, "events go")
+        assert flow.db["orders"].value("select count(*) from lockstep.event where key = any(%s)", list(keys)) == len(keys)
+        assert flow.db["orders"].value("select count(*) from lockstep.event where key = 'letter'") == 1
+        flow.audit(keys)
+    finally:
+        flow.close()
