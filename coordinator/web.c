@@ -58,6 +58,7 @@ static int on_timer(CURLM *multi, long timeout_ms, void *context) {
     return (timeout_ms < 0 ? event_del(web->timer) : event_add(web->timer, &delay)) == 0 ? 0 : -1;
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): libcurl's type of it */
 static size_t on_header(char *data, size_t size, size_t count, void *context) {
     (void)data;
     struct web_call *call = context;
