@@ -21,7 +21,7 @@ from harness.system import System, fresh, put, step
 from test_saga_flow import JOURNAL, ended, note, saga
 
 SECRET = b"a secret of at least sixteen bytes"
-WINDOW_S = 1
+WINDOW_S = 0.5
 
 
 class Receiver:
@@ -90,7 +90,7 @@ def world():
     receiver = Receiver(free_port())
     made = System({"orders": 0, "balance": 1}, link_proxies=("orders",), coordinator={
         "limits": {"deadline": "5s", "lock_timeout": "2s", "apply_wait": "100ms"},
-        "alerts": {"webhook": f"http://127.0.0.1:{receiver.port}/hook?token=x", "secret_file": secret, "window": f"{WINDOW_S}s",
+        "alerts": {"webhook": f"http://127.0.0.1:{receiver.port}/hook?token=x", "secret_file": secret, "window": f"{int(WINDOW_S * 1000)}ms",
                    "in_doubt": "500ms", "timeout": "300ms"}})
     for database in made.db.values():
         database.execute(JOURNAL)

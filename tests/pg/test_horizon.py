@@ -125,7 +125,7 @@ def test_what_is_not_settled_holds_it_back(calm):
     epoch, number = sequence(name)
     later = [committed(calm) for _ in range(3)]
     wait_until(lambda: horizon(calm) == (epoch, number - 1), 30, lambda: f"everything before {name} is forgotten: {horizon(calm)}")
-    stays_true(lambda: horizon(calm) == (epoch, number - 1), 2.5, lambda: f"it stays below {name}: {horizon(calm)}")
+    stays_true(lambda: horizon(calm) == (epoch, number - 1), 1.5, lambda: f"it stays below {name}: {horizon(calm)}")
     assert calm.db["orders"].value(ROWS, later[0]) == 1
     calm.heal()
     wait_until(lambda: horizon(calm) >= sequence(later[-1]), 30, lambda: f"it is settled and the horizon goes on: {horizon(calm)}")
