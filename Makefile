@@ -135,7 +135,7 @@ unit: $(ALL_LIBS) $(TESTS)
 asan:
 	@$(MAKE) --no-print-directory BUILD=$(B)-asan SAN=address,undefined check
 tsan:
-	@$(MAKE) --no-print-directory BUILD=$(B)-tsan SAN=thread check
+	@CHECK_SECONDS=1200 $(MAKE) --no-print-directory BUILD=$(B)-tsan SAN=thread check
 tidy: all
 	@scripts/tidy $(B)
 fmt:

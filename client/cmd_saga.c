@@ -362,7 +362,7 @@ static int main_of(const char *verb, const char *usage, const struct action *act
     struct saga_options options = {.session = cmd_session_global};
     struct opt opts[CMD_SESSION_OPTS + 3] = {
         {"state", 's', OPT_TEXT, &options.state, "STATE",
-         "saga list: only begun, running, passed, compensating or stuck", 0, 0},
+         "saga list: only begun, running, passed, compensating, stuck, completed or compensated", 0, 0},
         {"limit", 'n', OPT_U32, &options.limit, "N", "list: at most so many", 1, LOCKSTEP_LIST_MAX},
         {"reason", 'r', OPT_TEXT, &options.reason, "TEXT", "retry, skip, compensate: why, for the audit record", 0, 0},
     };

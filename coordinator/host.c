@@ -592,6 +592,7 @@ static void on_stop(void *context, int signal) {
     host->drain_until_us = daemon_now_us() + host->conf.drain_ms * 1000;
     struct engine_event event = {.kind = EV_DRAIN};
     host_step(host, &event);
+    saga_host_drain(host->sagas);
     struct timeval tick = timeval_of_us(50000);
     (void)event_add(host->drain_timer, &tick); /* without it the next event ends the wait */
 }

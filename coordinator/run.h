@@ -31,6 +31,7 @@ struct run_attempt {
     struct saga_run *saga;
     uint32_t step, number;
     enum saga_op op;
+    uint64_t sent_us;
     uint32_t epoch; /* of its transaction */
     uint64_t sequence;
     bool has_barrier;

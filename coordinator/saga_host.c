@@ -169,6 +169,15 @@ static void name_run(struct saga_run *r, uint32_t epoch, uint64_t sequence) {
     ls_gtid_format(&gtid, r->gtid);
 }
 
+static uint64_t log_need(const struct document *document, size_t length) {
+    uint64_t need = saga_log_need(length, document->step_count);
+    for (uint32_t i = 0; i < document->step_count; i++) {
+        const struct document_saga_step *step = &document->saga_steps[i];
+        need += step->service != NULL && step->kind == SAGA_PIVOT ? saga_log_pivot_need(document->step_count) : 0;
+    }
+    return need;
+}
+
 /* The saga as the machine wants it. NULL when memory is short. */
 static struct saga *make_saga(struct saga_host *h, const struct document *document, uint32_t epoch, uint64_t sequence) {
     struct saga_step_spec *steps = calloc(document->step_count, sizeof *steps);
@@ -281,6 +290,7 @@ static struct pending *queue_event(struct saga_host *h, enum saga_event_kind kin
 static void queue_answer(struct saga_host *h, const struct run_attempt *attempt, enum saga_answer answer,
                          const char *sqlstate, bool mismatch, const char *reason) {
     struct pending *p = queue_event(h, SAGA_EV_ANSWER);
+    stats_saga_step(daemon_now_us() - attempt->sent_us);
     (void)snprintf(p->sqlstate, sizeof p->sqlstate, "%s", sqlstate == NULL ? "" : sqlstate);
     (void)snprintf(p->reason, sizeof p->reason, "%s", reason == NULL ? "" : reason);
     p->event.epoch = attempt->saga->epoch;
@@ -338,8 +348,12 @@ static struct run_attempt *attempt_new(struct saga_run *r, const struct saga_eff
         }
         return NULL;
     }
-    *attempt =
-        (struct run_attempt){.run = run, .saga = r, .step = effect->step, .number = effect->attempt, .op = effect->op};
+    *attempt = (struct run_attempt){.run = run,
+                                    .saga = r,
+                                    .step = effect->step,
+                                    .number = effect->attempt,
+                                    .op = effect->op,
+                                    .sent_us = daemon_now_us()};
     r->references++;
     run->attempt = attempt; /* freed with it */
     return attempt;
@@ -716,6 +730,12 @@ void saga_host_durable(struct saga_host *h, uint64_t position) {
     }
 }
 
+void saga_host_drain(struct saga_host *h) {
+    for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
+        api_on_saga(h->host->api, s);
+    }
+}
+
 void saga_host_up(struct saga_host *h, uint32_t participant) {
     queue_event(h, SAGA_EV_UP)->event.participant = participant;
 }
@@ -764,7 +784,7 @@ enum engine_saga_answer saga_host_begin(struct saga_host *h, struct run *run, co
     const struct document *document = run->document;
     saga->participants = document->participants;
     saga->participant_count = document->participant_count;
-    saga->log_need = saga_log_need(length, document->step_count);
+    saga->log_need = log_need(document, length);
     saga->why = REFUSE_NOMEM;
     struct saga_run *r = saga_count(h->machine) < host->conf.sagas_max ? saga_run_new(h, run) : NULL;
     if (r == NULL) {
@@ -901,7 +921,7 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
     }
     name_run(r, found->epoch, found->sequence);
     r->saga = s;
-    r->log_reserved = saga_log_need(begin->document.len, document->step_count);
+    r->log_reserved = log_need(document, begin->document.len);
     engine_saga_adopt(host->engine, r->log_reserved);
     s->host = r;
     s->begun_unix_ms = begin->begun_unix_ms;

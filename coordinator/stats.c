@@ -15,7 +15,7 @@ static struct metric *phases[STATS_PHASE_COUNT];
 static struct metric *messages[2][BODY_KINDS];
 static struct metric *http[HTTP_CODES];
 static struct metric *marks;
-static struct metric *saga_states[SAGA_STATE_COUNT], *saga_oldest, *saga_seconds;
+static struct metric *saga_states[SAGA_STATE_COUNT], *saga_oldest, *saga_seconds, *saga_step_seconds;
 
 /* A counter that somebody else counts: what was added so far. */
 struct followed {
@@ -75,12 +75,18 @@ static void setup_sagas(void) {
     saga_retries.metric = counter("lockstepd_saga_repeats_total", "Of these, not the first at their step.", NULL);
     saga_oldest = gauge("lockstepd_saga_oldest_seconds", "Age of the oldest saga that has not ended.");
     saga_seconds = metric_new(METRIC_HISTOGRAM, "lockstepd_saga_seconds", "From the begin of a saga to its end.", NULL);
+    saga_step_seconds = metric_new(METRIC_HISTOGRAM, "lockstepd_saga_step_seconds",
+                                   "From sending an attempt at a step of a saga to its answer.", NULL);
     for (int i = SAGA_BEGUN; i <= SAGA_STUCK; i++) {
         char label[48];
         (void)snprintf(label, sizeof label, "state=\"%s\"", saga_state_name((enum saga_state)i));
         saga_states[i] =
             metric_new(METRIC_GAUGE, "lockstepd_sagas_open", "Sagas that have not ended, by state.", label);
     }
+}
+
+void stats_saga_step(uint64_t us) {
+    metric_observe_us(saga_step_seconds, us);
 }
 
 void stats_saga(uint64_t us) {

@@ -33,6 +33,8 @@ void stats_http(int code);
 void stats_mark(void);
 /* A saga has ended, so long after it began. */
 void stats_saga(uint64_t us);
+/* An attempt at a step was answered, so long after it was sent. */
+void stats_saga_step(uint64_t us);
 /* Brings counters and gauges that others keep up to date and renders. Heap, caller frees. */
 char *stats_render(const struct engine *engine, const struct dlog *log, unsigned agents, unsigned connections,
                    unsigned long long uptime_ms, const struct saga_host_stats *sagas, const struct alert_stats *alerts,

@@ -390,11 +390,13 @@ static void handle_list_sagas(struct conn *conn, struct evhttp_request *http, bo
     const char *state = evhttp_find_header(&query, "state"), *limit_text = evhttp_find_header(&query, "limit"),
                *after_text = evhttp_find_header(&query, "after");
     bool known = state == NULL;
-    for (int i = SAGA_BEGUN; i <= SAGA_STUCK && !known; i++) {
+    bool ended = state != NULL && (strcmp(state, "completed") == 0 || strcmp(state, "compensated") == 0);
+    for (int i = SAGA_BEGUN; i < SAGA_STATE_COUNT && !known; i++) {
         known = strcmp(saga_state_name((enum saga_state)i), state) == 0;
     }
     if (!known) {
-        (void)bad_parameter(conn, http, &query, "state: expected begun, running, passed, compensating or stuck");
+        (void)bad_parameter(conn, http, &query,
+                            "state: expected begun, running, passed, compensating, stuck, completed or compensated");
         return;
     }
     if (limit_text != NULL && route_parse_u32(limit_text, 1, LIST_LIMIT_MAX, &limit) != LS_OK) {
@@ -405,7 +407,12 @@ static void handle_list_sagas(struct conn *conn, struct evhttp_request *http, bo
         (void)bad_parameter(conn, http, &query, "after: expected a saga's name, the `next` of the page before");
         return;
     }
-    answer_saga_list(conn->listener->api, conn, state, limit, after_text == NULL ? NULL : &after, dead_letters);
+    const struct ls_gtid *from = after_text == NULL ? NULL : &after;
+    if (ended) {
+        answer_ended_sagas(conn->listener->api, conn, state, limit, from);
+    } else {
+        answer_saga_list(conn->listener->api, conn, state, limit, from, dead_letters);
+    }
     evhttp_clear_headers(&query);
     server_reply(conn, http, 200, JSON, NULL);
 }

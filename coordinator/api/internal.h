@@ -138,6 +138,8 @@ void handle_saga_cancel(struct conn *conn, struct evhttp_request *http, const ch
 void handle_dlq_act(struct conn *conn, struct evhttp_request *http, const char *text, enum saga_act act);
 void answer_saga_list(struct api *api, const struct conn *conn, const char *state, uint32_t limit,
                       const struct ls_gtid *after, bool dead_letters);
+void answer_ended_sagas(struct api *api, const struct conn *conn, const char *state, uint32_t limit,
+                        const struct ls_gtid *after);
 /* Answers with what is true now. */
 void request_saga_now(struct request *request);
 /* The state of its saga has changed. */

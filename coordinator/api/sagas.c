@@ -19,6 +19,7 @@
 #include "coordinator/api/internal.h"
 
 #define JSON "application/json"
+#define ENDED_LOOK_MAX 1000u
 #define END_WAIT_MS_MAX 300000u /* wait=end: 202 after it */
 
 static void reply_saga(struct request *request, int code) {
@@ -296,6 +297,9 @@ static bool is_enough(const struct request *request, const struct saga *s) {
         return s->state == SAGA_STUCK;
     }
     bool begun = s->state != SAGA_BEGUN;
+    if (begun && request->api->host->draining) {
+        return true; /* it goes on in the next life: nobody need hold up the end of this one */
+    }
     return request->wait == ROUTE_WAIT_END ? s->state == SAGA_STUCK : begun;
 }
 
@@ -470,7 +474,68 @@ static void add_listed(struct api *api, const struct saga *s, bool dead_letter) 
     out_close(out, '}');
 }
 
-/* Open sagas, oldest first; what has ended is found by its name. */
+/* One that has ended, out of the log. False: it is not one that was asked for. */
+static bool add_ended(struct api *api, const struct conn *conn, const char *state, const struct ls_gtid *gtid) {
+    struct host *host = api->host;
+    struct out *out = &api->out;
+    struct dlog_saga found;
+    struct dlog_record record;
+    char name[LS_GTID_MAX + 1];
+    if (!dlog_find_saga(host->log, gtid->epoch, gtid->sequence, &found) || !read_record(host, found.end, &record)) {
+        return false;
+    }
+    Lockstep__LogSagaEnd *end = lockstep__log_saga_end__unpack(NULL, record.length, record.payload);
+    Lockstep__LogSagaBegin *begin = found.begin != 0 && read_record(host, found.begin, &record)
+                                        ? lockstep__log_saga_begin__unpack(NULL, record.length, record.payload)
+                                        : NULL;
+    bool wanted = end != NULL && begin != NULL && answer_may_see(conn, apps_number(host->apps, begin->app)) &&
+                  end->state < SAGA_STATE_COUNT && strcmp(state, saga_state_name((enum saga_state)end->state)) == 0;
+    if (wanted) {
+        ls_gtid_format(gtid, name);
+        out_open(out, NULL, '{');
+        out_string(out, "saga", name);
+        out_string(out, "state", state);
+        out_string(out, "app", begin->app);
+        out_u64(out, "begun_unix_ms", begin->begun_unix_ms);
+        out_u64(out, "ended_unix_ms", end->unix_ms);
+        add_cause(out, end->reason, end->sqlstate, end->has_cause_step, end->cause_step);
+        out_close(out, '}');
+    }
+    if (begin != NULL) {
+        lockstep__log_saga_begin__free_unpacked(begin, NULL);
+    }
+    if (end != NULL) {
+        lockstep__log_saga_end__free_unpacked(end, NULL);
+    }
+    return wanted;
+}
+
+/* Sagas that have ended, in order of their names. A page looks at ENDED_LOOK_MAX of them at most and may be short, or
+ * empty, while there is a next one. */
+void answer_ended_sagas(struct api *api, const struct conn *conn, const char *state, uint32_t limit,
+                        const struct ls_gtid *after) {
+    struct out *out = &api->out;
+    struct ls_gtid at = {.epoch = after == NULL ? 0 : after->epoch, .sequence = after == NULL ? 0 : after->sequence};
+    char next[LS_GTID_MAX + 1];
+    uint32_t count = 0, looked = 0;
+    bool more;
+    (void)snprintf(at.coordinator, sizeof at.coordinator, "%s", api->host->conf.name);
+    (void)snprintf(at.incarnation, sizeof at.incarnation, "%s", api->host->incarnation);
+    out_reset(out);
+    out_open(out, NULL, '{');
+    out_open(out, "sagas", '[');
+    while ((more = dlog_next_ended_saga(api->host->log, &at.epoch, &at.sequence)) && count < limit &&
+           looked < ENDED_LOOK_MAX) {
+        count += add_ended(api, conn, state, &at);
+        looked++;
+        ls_gtid_format(&at, next);
+    }
+    out_close(out, ']');
+    out_string(out, "next", more && looked > 0 ? next : NULL);
+    out_close(out, '}');
+}
+
+/* Open sagas, oldest first. */
 void answer_saga_list(struct api *api, const struct conn *conn, const char *state, uint32_t limit,
                       const struct ls_gtid *after, bool dead_letters) {
     struct out *out = &api->out;

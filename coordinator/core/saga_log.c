@@ -18,6 +18,10 @@ static uint64_t two_phases(uint32_t step_count) {
     return 2 * (PHASE_FIXED + (uint64_t)step_count * PHASE_PER_STEP);
 }
 
+uint64_t saga_log_pivot_need(uint32_t step_count) {
+    return two_phases(step_count) / 2;
+}
+
 static uint64_t end_most(uint32_t step_count) {
     return END_FIXED + (uint64_t)step_count * END_PER_STEP;
 }

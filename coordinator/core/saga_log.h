@@ -23,6 +23,8 @@ size_t saga_log_record_max(size_t document, uint32_t step_count);
 /* Bytes that may have to be written for a saga: begin, phases, end, and copies of what is open. `document`: its bytes.
  */
 uint64_t saga_log_need(size_t document, uint32_t step_count);
+/* And for a pivot that is a call: what stands before it leaves. */
+uint64_t saga_log_pivot_need(uint32_t step_count);
 /* What must be reserved in addition before an operator's word about a stuck saga that has `reserved` bytes left: enough
  * for its audit, its move, one more dead letter and the end. What was reserved at the begin covers the first words, so
  * that a log full of dead letters can be worked off. */

@@ -637,6 +637,16 @@ bool dlog_find_saga(const struct dlog *log, uint32_t epoch, uint64_t sequence, s
     return ret_saga->begin != 0 || ret_saga->phase != 0 || ret_saga->end != 0;
 }
 
+bool dlog_next_ended_saga(const struct dlog *log, uint32_t *epoch, uint64_t *sequence) {
+    struct dlog_key after = {.epoch = *epoch, .sequence = *sequence}, next;
+    if (!index_next(&log->kept.saga_ends, after, &next)) {
+        return false;
+    }
+    *epoch = next.epoch;
+    *sequence = next.sequence;
+    return true;
+}
+
 size_t dlog_payload_max(const struct dlog *log) {
     return log->record_max - FORMAT_RECORD_HEADER;
 }

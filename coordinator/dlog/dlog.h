@@ -141,6 +141,9 @@ struct dlog_saga {
 };
 bool dlog_find_saga(const struct dlog *log, uint32_t epoch, uint64_t sequence, struct dlog_saga *ret_saga);
 /* The longest payload one record of this log can have. */
+/* The next saga behind (*epoch, *sequence), in order of their names, that has ended and is kept. False: there is none.
+ */
+bool dlog_next_ended_saga(const struct dlog *log, uint32_t *epoch, uint64_t *sequence);
 size_t dlog_payload_max(const struct dlog *log);
 /* Reads one record back; payload is valid until the next call on this log. LS_ERR_BUSY: appended, not durable yet
  * (dlog_find() already knows it: it must not be answered from). LS_ERR_NOT_FOUND: no record begins there. */

@@ -95,6 +95,28 @@ uint64_t index_get(const struct index *index, struct dlog_key key) {
     return slot->positions == NULL ? 0 : slot->positions[key.sequence % INDEX_CHUNK];
 }
 
+bool index_next(const struct index *index, struct dlog_key after, struct dlog_key *ret_key) {
+    struct dlog_key best = {0, 0};
+    for (size_t s = 0; s < index->capacity; s++) {
+        const struct index_slot *slot = &index->slots[s];
+        struct dlog_key last = {slot->epoch, slot->chunk * INDEX_CHUNK + INDEX_CHUNK - 1};
+        struct dlog_key first = {slot->epoch, slot->chunk * INDEX_CHUNK};
+        if (slot->positions == NULL || slot->used == 0 || dlog_key_compare(last, after) <= 0 ||
+            (best.epoch != 0 && dlog_key_compare(first, best) > 0)) {
+            continue;
+        }
+        for (uint32_t i = 0; i < INDEX_CHUNK; i++) {
+            struct dlog_key key = {slot->epoch, slot->chunk * INDEX_CHUNK + i};
+            if (slot->positions[i] != 0 && dlog_key_compare(key, after) > 0) {
+                best = best.epoch == 0 || dlog_key_compare(key, best) < 0 ? key : best;
+                break;
+            }
+        }
+    }
+    *ret_key = best;
+    return best.epoch != 0;
+}
+
 static void drop_in_slot(struct index *index, struct index_slot *slot, uint64_t position, struct dlog_key *horizon) {
     slot->lowest = UINT64_MAX;
     for (uint32_t i = 0; i < INDEX_CHUNK; i++) {

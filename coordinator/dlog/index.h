@@ -44,6 +44,8 @@ enum ls_status index_reserve(struct index *index, struct dlog_key key) LS_MUST_C
 void index_set(struct index *index, struct dlog_key key, uint64_t position);
 /* 0: not there (no record stands at position 0, a header does). */
 uint64_t index_get(const struct index *index, struct dlog_key key);
+/* The lowest key above `after` that is there. False: there is none. */
+bool index_next(const struct index *index, struct dlog_key after, struct dlog_key *ret_key);
 /* Drops every position below `position`; raises *horizon to the highest key dropped. */
 void index_drop_below(struct index *index, uint64_t position, struct dlog_key *horizon);
 void index_free(struct index *index);

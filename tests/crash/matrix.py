@@ -35,11 +35,12 @@ from harness.programs import ROOT
 from harness.system import GRACE_S, System
 
 with open(os.path.join(ROOT, "common", "failpoints.def"), encoding="utf-8") as source:
-    # Those of sagas and events: tests/pg/test_saga_crash.py, test_choreography.py. The load here has none. And what needs a window shorter than the load:
-    # tests/pg/test_horizon.py.
-    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_|relay_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
+    # Without what this load does not come to: calls of sagas to services (tests/pg/test_saga_call.py), events (test_choreography.py), and a
+    # window shorter than the load (test_horizon.py).
+    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_call_|relay_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
 LAYOUT = {"orders": 0, "balance": 1, "coupons": 1}
-KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1}
+KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1, "saga": 1, "saga no": 1}
+SAGAS = {"saga": 3, "saga no": 3, "transfer": 1}
 SINGLES = {"transfer": 2, "single": 3, "slow single": 5}
 SLOW = {"transfer": 2, "slow": 6, "late no": 1, "slow single": 2}
 # 64 KiB segments roll after some 150 transactions, and every start begins one: with 256 KiB the oldest goes every few rounds
@@ -68,6 +69,9 @@ SPECS = {
     **{name: Spec(most=1, kinds=SLOW) for name in ("agent_before_hello", "agent_welcome_received", "agent_before_inquiry", "agent_answer_received",
                                                    "agent_before_ready", "agent_proof_answered")},
     **{name: Spec("new_log", most=3) for name in ("coord_participant_appended", "coord_participant_durable")},
+    **{name: Spec(most=3, kinds=SAGAS) for name in ("saga_before_begin", "saga_begin_durable", "saga_attempt_answered", "saga_before_phase",
+                                                    "saga_passed_durable", "saga_turn_durable", "saga_before_end", "saga_end_durable",
+                                                    "saga_before_forget")},
     "agent_fence_stored": Spec("new_log", most=1),
     "coord_presume_waits": Spec("somebody_is_missing", most=1),
     "coord_key_joined": Spec(most=3),

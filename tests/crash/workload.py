@@ -29,10 +29,15 @@ create table account(id int primary key, amount bigint not null check (amount >=
 insert into account select n, %d from generate_series(1, %d) n;
 create table ledger(key text primary key, client int not null, kind text not null, change bigint not null);
 grant select, insert, update on account, ledger to checkout;
+grant delete on ledger to checkout;
 """ % (MONEY, ACCOUNTS)
 ROLES = {"app/checkout": "checkout", "admin/local": "checkout"}  # who comes over the Unix socket is admin/local
 FINAL = ("committed", "aborted", "hazard")
+ENDS = {"completed": "committed", "compensated": "aborted"}  # of a saga, as the audit means it
 ADD = "update account set amount = amount + $1 where id = $2 and amount + $1 >= 0"
+# the same as one step of a saga, with its row in the ledger, and what takes it back
+DO = "with noted as (insert into ledger values ($1, $2, $3, $4)) update account set amount = amount + $4 where id = $5 and amount + $4 >= 0"
+UNDO = "with gone as (delete from ledger where key = $1 returning change) update account set amount = amount - gone.change from gone where id = $2"
 
 
 class Deed:
@@ -40,6 +45,7 @@ class Deed:
 
     def __init__(self, key, kind, changes, steps, keyed):
         self.key, self.kind, self.changes, self.steps, self.keyed = key, kind, changes, steps, keyed
+        self.saga = kind.startswith("saga")
         self.told = None  # "committed", "aborted", "hazard", "not begun", None: unknown
         self.gtid = None
 
@@ -62,8 +68,9 @@ class Line:
             self.close()
             raise
 
-    def run(self, steps, *, key=None, timeout=15, **document):
-        return self.request("POST", "/v1/run", {"mode": "2pc", "steps": steps, **document}, {"Idempotency-Key": key} if key else None, timeout)
+    def run(self, steps, *, key=None, timeout=15, wait=None, **document):
+        path = "/v1/run" + (f"?wait={wait}" if wait else "")
+        return self.request("POST", path, {"mode": "2pc", "steps": steps, **document}, {"Idempotency-Key": key} if key else None, timeout)
 
     def get(self, gtid):
         return self.request("GET", f"/v1/tx/{gtid}")
@@ -72,6 +79,19 @@ class Line:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+
+
+def run_deed(line, deed):
+    more = {"mode": "saga", "wait": "end"} if deed.saga else {}
+    return line.run(deed.steps, key=deed.key if deed.keyed else None, timeout=40 if deed.saga else 15, **more)
+
+
+def state_of(answer):
+    return ENDS.get(answer.state, answer.state)
+
+
+def name_of(answer):
+    return answer.gtid or answer.saga
 
 
 class Client(threading.Thread):
@@ -90,7 +110,7 @@ class Client(threading.Thread):
         kinds = self.load.kinds
         kind = self.random.choices(list(kinds), list(kinds.values()))[0]
         changes, steps = getattr(self, "make_" + kind.replace(" ", "_"))(key, kind)
-        return Deed(key, kind, changes, steps, self.random.random() < 0.6)
+        return Deed(key, kind, changes, steps, self.random.random() < 0.6 or kind.startswith("saga"))
 
     def account(self):
         return self.random.randint(1, ACCOUNTS)
@@ -161,6 +181,27 @@ class Client(threading.Thread):
         changes, steps = self.make_single(key, kind)
         return changes, steps + [step(next(iter(changes)), "select from pg_sleep(0.03)")]
 
+    def saga_steps(self, key, kind, one_way):
+        """Who pays comes first: the others only receive, and cannot say no. `one_way`: the last two cannot be undone."""
+        changes, steps = self.spread(self.some(2, 4), self.random.randint(1, 9)), []
+        for name, change in reversed(changes.items()):
+            account = self.account()
+            steps.append({"on": name, "attempts": 1000, "do": {"sql": DO, "args": [key, self.number, kind, change, account], "expect_rows": 1},
+                          "undo": {"sql": UNDO, "args": [key, account]}})
+        for last, word in zip(steps[:-3:-1], ("retriable", "pivot")) if one_way else ():
+            last["kind"] = word
+            del last["undo"]
+        return changes, steps
+
+    def make_saga(self, key, kind):
+        """Money between 2 or more databases, step by step."""
+        return self.saga_steps(key, kind, self.random.random() < 0.5)
+
+    def make_saga_no(self, key, kind):
+        """Everything is done, then the pivot says no, and everything is undone."""
+        changes, steps = self.saga_steps(key, kind, False)
+        return changes, steps + [step(self.random.choice(list(changes)), "select 1 / 0", kind="pivot")]
+
     # -- the client's life
 
     def run(self):
@@ -190,7 +231,7 @@ class Client(threading.Thread):
 
     def send(self, deed):
         try:
-            return self.line.run(deed.steps, key=deed.key if deed.keyed else None, timeout=15)
+            return run_deed(self.line, deed)
         except (OSError, http.client.HTTPException):
             return None
 
@@ -200,9 +241,9 @@ class Client(threading.Thread):
             answer = self.send(deed)
             deed.told = None
             if answer is not None:
-                deed.gtid = answer.gtid
-                if answer.status in (200, 409) and answer.state in FINAL:
-                    deed.told = answer.state
+                deed.gtid = name_of(answer)
+                if answer.status in (200, 409) and state_of(answer) in FINAL:
+                    deed.told = state_of(answer)
                     return
                 newcomer = answer.code == "unknown_participant" and self.load.newcomers
                 if (answer.status in (429, 503) or newcomer) and answer.body and answer.body.get("begun") is False:
@@ -210,7 +251,7 @@ class Client(threading.Thread):
                 elif answer.status == 400 or answer.status >= 500 and answer.status != 503:
                     self.load.surprises.append(f"{deed.key}: {answer}")
                     return
-                elif answer.status == 202 and self.follow(deed, answer.gtid):
+                elif answer.status == 202 and not deed.saga and self.follow(deed, answer.gtid):
                     return
             if not deed.keyed and deed.told is None:
                 return
@@ -234,7 +275,7 @@ class Client(threading.Thread):
     def repeat(self, deed):
         """What was committed under a key is answered so for ever, under the same name, and is not done twice (the ledger would refuse it)."""
         answer = self.send(deed)
-        if answer is not None and answer.status == 200 and answer.gtid == deed.gtid or answer is None or answer.status in (202, 429, 503):
+        if answer is not None and answer.status == 200 and name_of(answer) == deed.gtid or answer is None or answer.status in (202, 429, 503):
             return
         self.load.surprises.append(f"{deed.key} was committed as {deed.gtid}, and again: {answer}")
 
@@ -276,9 +317,9 @@ class Load:
         for deed in deeds:
             if deed.keyed and deed.told in (None, "not begun"):
                 answer = self.finish(line, deed)
-                if answer.state not in ("committed", "aborted"):
+                if state_of(answer) not in ("committed", "aborted"):
                     self.surprises.append(f"{deed.key} repeated after healing: {answer}")
-                deed.told, deed.gtid = answer.state, answer.gtid
+                deed.told, deed.gtid = state_of(answer), name_of(answer)
 
     @staticmethod
     def finish(line, deed):
@@ -286,9 +327,9 @@ class Load:
         last = []
 
         def known():
-            last[:] = [line.run(deed.steps, key=deed.key)]
-            return last[0].state in FINAL or last[0].status not in (200, 202, 429, 503)
-        wait_until(known, 15, lambda: f"{deed.key} is known; last answer: {last}")
+            last[:] = [run_deed(line, deed)]
+            return state_of(last[0]) in FINAL or last[0].status not in (200, 202, 429, 503)
+        wait_until(known, 45 if deed.saga else 15, lambda: f"{deed.key} is known; last answer: {last}")
         return last[0]
 
     def audit(self, deeds):

@@ -23,6 +23,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     return 0;
 }
 
+/* In front of the name, where a route has one. */
+static const char *prefix_of(enum route route) {
+    if (route == ROUTE_TX_GET || route == ROUTE_TX_ABORT) return "/v1/tx/";
+    if (route == ROUTE_SAGA_GET || route == ROUTE_SAGA_CANCEL) return "/v1/sagas/";
+    if (route == ROUTE_DLQ_RETRY || route == ROUTE_DLQ_SKIP || route == ROUTE_DLQ_COMPENSATE) return "/v1/dlq/";
+    return NULL;
+}
+
 static void route(const char *method, const char *path) {
     struct route_match match;
     struct ls_gtid gtid;
@@ -30,12 +38,14 @@ static void route(const char *method, const char *path) {
     route_find(method, path, &match);
     REQUIRE(match.route != ROUTE_COUNT && match.route <= ROUTE_NONE);
     REQUIRE((match.route == ROUTE_BAD_METHOD) == (match.allow != NULL) || match.route != ROUTE_BAD_METHOD);
-    if (match.route == ROUTE_TX_GET || match.route == ROUTE_TX_ABORT) {
-        REQUIRE(strncmp(path, "/v1/tx/", 7) == 0 && match.gtid[0] != '\0' && strchr(match.gtid, '/') == NULL);
+    const char *prefix = prefix_of(match.route);
+    if (prefix != NULL) {
+        size_t length = strlen(prefix);
+        REQUIRE(strncmp(path, prefix, length) == 0 && match.gtid[0] != '\0' && strchr(match.gtid, '/') == NULL);
         if (ls_gtid_parse(match.gtid, &gtid) == LS_OK) {
             ls_gtid_format(&gtid, printed);
-            REQUIRE(strncmp(path + 7, printed, strlen(printed)) == 0);
-            char behind = path[7 + strlen(printed)];
+            REQUIRE(strncmp(path + length, printed, strlen(printed)) == 0);
+            char behind = path[length + strlen(printed)];
             REQUIRE(behind == '\0' || behind == '/');
         }
     }
@@ -64,6 +74,8 @@ static void check_duration(const char *text) {
 }
 
 static void query(const char *text) {
+    static const char *const waits[] = {
+        [ROUTE_WAIT_APPLIED] = "applied", [ROUTE_WAIT_DECIDED] = "decided", [ROUTE_WAIT_END] = "end"};
     struct evkeyvalq query;
     TAILQ_INIT(&query);
     if (evhttp_parse_query_str(text, &query) != 0) {
@@ -77,7 +89,7 @@ static void query(const char *text) {
         check_u32(pair->value);
         check_duration(pair->value);
         if (route_parse_wait(pair->value, &wait) == LS_OK)
-            REQUIRE(strcmp(pair->value, wait == ROUTE_WAIT_APPLIED ? "applied" : "decided") == 0);
+            REQUIRE(wait <= ROUTE_WAIT_END && strcmp(pair->value, waits[wait]) == 0);
         (void)!ls_gtid_parse(pair->value, &gtid);
     }
     evhttp_clear_headers(&query);

@@ -213,7 +213,7 @@ TRIGGERS.update({
     ("POST", "/v1/tx/{gtid}/abort", "404"): lambda s: s.app.request("POST", "/v1/tx/shop.aaaaaaaaaaaa.1.1/abort"),
     ("POST", "/v1/tx/{gtid}/abort", "409"): lambda s: s.app.request("POST", f"/v1/tx/{committed(s)}/abort"),
     ("GET", "/v1/sagas", "200"): lambda s: (stuck(s), s.app.request("GET", "/v1/sagas?state=stuck&limit=1"))[1],
-    ("GET", "/v1/sagas", "400"): lambda s: s.app.request("GET", "/v1/sagas?state=completed"),
+    ("GET", "/v1/sagas", "400"): lambda s: s.app.request("GET", "/v1/sagas?state=ended"),
     ("GET", "/v1/sagas/{saga}", "200"): lambda s: s.app.request("GET", f"/v1/sagas/{completed(s)}"),
     ("GET", "/v1/sagas/{saga}", "202"): lambda s: s.app.request("GET", f"/v1/sagas/{stuck(s)}?timeout=5s"),
     ("GET", "/v1/sagas/{saga}", "400"): lambda s: s.app.request("GET", f"/v1/sagas/{completed(s)}?timeout=soon"),

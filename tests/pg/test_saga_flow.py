@@ -364,6 +364,47 @@ def test_a_participant_that_is_away(calm):
     assert ended(calm, answer.saga).state == "completed" and notes(calm, word) == ["do b"]
 
 
+def test_who_waits_for_a_saga_does_not_hold_up_the_end(calm):
+    """SIGTERM: no saga can come to its end while the daemon drains; its client is told where to ask, and the next life goes on with it."""
+    word, lock = fresh("w"), Locked(calm, "balance")
+    future = calm.app.run_later([note("orders", word, "a"), takes("balance", lock, undo={"sql": "select 1"}, attempts=100), note("orders", word, "c")],
+                                mode="saga", wait="end")
+    wait_until(lambda: notes(calm, word) == ["do a"], 10, "the first step is done")
+    assert calm.coordinator.stop() == 0
+    answer = future.result()
+    assert answer.status == 202 and answer.state == "running" and answer.body["ask"], answer
+    assert not calm.coordinator.log_has("drain time is over"), calm.coordinator.log_text()
+    lock.free()
+    calm.heal()
+    assert ended(calm, answer.saga).state == "completed" and notes(calm, word) == ["do a", "do c"]
+
+
+def test_finished_ones_are_listed(calm):
+    """By state, in pages, each saga once; an application sees its own."""
+    def listed(client, state):
+        found, after = [], ""
+        while after is not None:
+            page = client.request("GET", f"/v1/sagas?state={state}&limit=2" + (f"&after={after}" if after else ""))
+            assert page.status == 200 and len(page.body["sagas"]) <= 2, page
+            found += [entry["saga"] for entry in page.body["sagas"]]
+            after = page.body["next"]
+        assert len(found) == len(set(found)), found
+        return found
+    word = fresh("w")
+    good = [saga(calm, [note("orders", word, "a")]).saga for _ in range(3)]
+    bad = [saga(calm, [note("orders", word, "a"), fails("balance", undo={"sql": "select 1"})]).saga for _ in range(3)]
+    other = saga(calm, [note("orders", word, "a")], app=calm.coordinator.app("billing")).saga
+    assert listed(calm.app, "completed")[-3:] == good and listed(calm.app, "compensated")[-3:] == bad
+    assert listed(calm.admin, "completed")[-1] == other and other not in listed(calm.app, "completed")
+    calm.coordinator.kill()  # they are in the log
+    calm.heal()
+    assert listed(calm.app, "completed")[-3:] == good and listed(calm.app, "compensated")[-3:] == bad
+    assert calm.app.request("GET", "/v1/sagas?state=nothing").status == 400
+    before = calm.admin.metrics().value("lockstepd_saga_step_seconds_count")
+    saga(calm, [note("orders", word, "a")])
+    assert calm.admin.metrics().value("lockstepd_saga_step_seconds_count") > before
+
+
 def test_barrier_rows_go_with_the_end(calm):
     answer = saga(calm, [note("orders", fresh("w"), "a"), note("balance", fresh("w"), "b")])
     rows = "select count(*) from lockstep.barrier where saga = %s"

@@ -466,13 +466,15 @@ static void foreign_gid(struct world *world, uint32_t participant, char gid[LS_G
     }
 }
 
-/* What was prepared under a log that is lost waits for a human, who looks whether it is committed elsewhere. */
+/* What was prepared under a log that is lost, or lies beyond the log's horizon on a changed history, holds its locks
+ * until a human looks whether it is committed elsewhere. */
 static void human_timer(struct world *world, uint64_t a, uint64_t b) {
     for (uint32_t number = 0; world->healed && number < world->options.participants; number++) {
         struct cluster *c = &world->pg->clusters[number];
         for (int i = 0; c->up && world->pg->cluster_of[number] == number && i < c->xact_count; i++) {
             struct xact *x = &c->xacts[i];
-            if (x->state != XACT_PREPARED || !check_gid_is_past(world, x->gid)) {
+            bool human = check_gid_is_past(world, x->gid) || check_left_to_human(world, x->gid, x->participant);
+            if (x->state != XACT_PREPARED || !human) {
                 continue;
             }
             bool committed = false;
@@ -554,9 +556,7 @@ void pg_start(struct world *world) {
     if (o->outside_ms > 0) {
         world_after(world, rng_delay(&world->rng, o->outside_ms * MS), outside_timer, 0, 0);
     }
-    if (o->lost_ms > 0) {
-        world_after(world, 5 * SECOND, human_timer, 0, 0);
-    }
+    world_after(world, 5 * SECOND, human_timer, 0, 0);
     if (o->stranger_ms > 0) {
         world_after(world, rng_delay(&world->rng, o->stranger_ms * MS), stranger_timer, 0, 0);
     }

@@ -91,6 +91,13 @@ static void serve(struct server *server, int fd) {
     }
 }
 
+static int requests_so_far(struct server *server) {
+    pthread_mutex_lock(&server->mutex);
+    int requests = server->requests;
+    pthread_mutex_unlock(&server->mutex);
+    return requests;
+}
+
 struct connection {
     struct server *server;
     int fd;
@@ -226,7 +233,7 @@ static void test_lost_without_key_is_unknown(void **state) {
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNKNOWN);
     assert_int_equal(result.outcome, LOCKSTEP_NO_OUTCOME);
     assert_true(result.reason[0] != '\0');
-    assert_int_equal(server->requests, 2);
+    assert_int_equal(requests_so_far(server), 2);
     lockstep_result_clear(&result);
     lockstep_close(client);
 }
@@ -242,7 +249,7 @@ static void test_lost_with_key_is_repeated(void **state) {
     struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_COMMITTED);
-    assert_int_equal(server->requests, 4);
+    assert_int_equal(requests_so_far(server), 4);
     for (int i = 0; i < 4; i++) assert_non_null(strstr(server->seen[i], "Idempotency-Key: k\r\n"));
     lockstep_result_clear(&result);
     lockstep_close(client);
@@ -273,7 +280,7 @@ static void test_busy_is_repeated_without_key(void **state) {
     server->steps[3] = (struct step){ACT_ANSWER, 200, COMMITTED};
     struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_UNKNOWN);
-    assert_int_equal(server->requests, 3);
+    assert_int_equal(requests_so_far(server), 3);
     lockstep_result_clear(&result);
     lockstep_close(client);
 }
@@ -286,7 +293,7 @@ static void test_busy_runs_out_of_attempts(void **state) {
     struct lockstep *client = open_client(server->path, 30000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_BUSY);
     assert_int_equal(result.attempts, 8);
-    assert_int_equal(server->requests, 8);
+    assert_int_equal(requests_so_far(server), 8);
     assert_string_equal(result.reason, "full");
     lockstep_result_clear(&result);
     lockstep_close(client);
@@ -303,7 +310,7 @@ static void test_pending_is_followed(void **state) {
     assert_int_equal(run(client, NULL, &result), LOCKSTEP_OK);
     assert_int_equal(result.outcome, LOCKSTEP_ABORTED);
     assert_non_null(strstr(server->seen[1], "GET /v1/tx/shop.0a1b2c3d4e5f.1.7?for=applied&timeout="));
-    assert_int_equal(server->requests, 3);
+    assert_int_equal(requests_so_far(server), 3);
     lockstep_result_clear(&result);
     lockstep_close(client);
 }
@@ -329,7 +336,7 @@ static void test_stalled_run_ends_in_time(void **state) {
     server->steps[0] = (struct step){ACT_STALL, 0, NULL};
     struct lockstep *client = open_client(server->path, 2000);
     assert_int_equal(run(client, "k", &result), LOCKSTEP_UNKNOWN);
-    assert_int_equal(server->requests, 1);
+    assert_int_equal(requests_so_far(server), 1);
     lockstep_result_clear(&result);
     lockstep_close(client);
 }

@@ -394,6 +394,28 @@ static void test_mark(void **state) {
     assert_int_equal(stats.settled_sequence, 7);
 }
 
+/* In order of names, over arrays and epochs, without what has gone. */
+static void test_index_in_order(void **state) {
+    (void)state;
+    static const struct dlog_key keys[] = {{2, 600}, {1, 5}, {2, 1}, {1, 100000}, {1, 512}, {3, 7}, {1, 511}};
+    static const struct dlog_key expected[] = {{1, 5}, {1, 511}, {1, 512}, {1, 100000}, {2, 1}, {2, 600}};
+    struct index index = {0};
+    struct dlog_key at = {0, 0}, horizon = {0, 0};
+    assert_false(index_next(&index, at, &at));
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        assert_ok(index_reserve(&index, keys[i]));
+        index_set(&index, keys[i], keys[i].epoch == 3 ? 10 : 100 + i);
+    }
+    index_drop_below(&index, 50, &horizon);
+    at = (struct dlog_key){0, 0};
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        assert_true(index_next(&index, at, &at));
+        assert_int_equal(dlog_key_compare(at, expected[i]), 0);
+    }
+    assert_false(index_next(&index, at, &at));
+    index_free(&index);
+}
+
 /* A restart writes again what stands without proof, and only that. */
 static void test_relog(void **state) {
     struct fixture *f = *state;
@@ -691,6 +713,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_roll, setup, teardown),
         cmocka_unit_test_setup_teardown(test_chain_at, setup, teardown),
         cmocka_unit_test_setup_teardown(test_mark, setup, teardown),
+        cmocka_unit_test(test_index_in_order),
         cmocka_unit_test_setup_teardown(test_relog, setup, teardown),
         cmocka_unit_test_setup_teardown(test_identity, setup, teardown),
         cmocka_unit_test_setup_teardown(test_too_large, setup, teardown),

@@ -224,7 +224,7 @@ static void the_largest_records_fit(void **state) {
         struct saga *saga = make(UINT32_MAX, LS_SEQUENCE_MAX, steps);
         saga->to = SAGA_STUCK;
         saga->from = SAGA_COMPENSATING;
-        saga->turning = true;
+        saga->turning = saga->pivot_sent = true;
         saga->cause_step = steps - 1;
         saga->cause_class = (enum saga_error)(SAGA_ERROR_COUNT - 1);
         memset(saga->sqlstate, 'Z', LS_SQLSTATE_LEN);
@@ -245,7 +245,8 @@ static void the_largest_records_fit(void **state) {
         saga->to = SAGA_COMPENSATED;
         size_t end = saga_log_end(saga, UINT64_MAX, payload);
         assert_true(phase <= saga_log_record_max(0, steps) && end <= saga_log_record_max(0, steps));
-        assert_true(2 * phase + end <= saga_log_missing(0, steps));
+        assert_true(2 * phase + end + SAGA_LOG_AUDIT_MAX <= saga_log_missing(0, steps));
+        assert_true(phase <= saga_log_pivot_need(steps));
         assert_true(4 * phase + end <= saga_log_need(0, steps));
         saga_free(saga);
     }
