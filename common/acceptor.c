@@ -19,7 +19,7 @@ struct acceptor {
 };
 
 /* libevent hands its error callback the listener and what belongs to evhttp: ours is found by the former. */
-static LIST_HEAD(, acceptor) acceptors = LIST_HEAD_INITIALIZER(acceptors);
+static LIST_HEAD(acceptor_list, acceptor) acceptors = LIST_HEAD_INITIALIZER(acceptors);
 static uint64_t failures;
 
 /* Without memory libevent cannot enable a listener: false, and it is tried again after a rest. */
@@ -49,6 +49,7 @@ static void on_error(struct evconnlistener *listener, void *context) {
     struct acceptor *acceptor;
     (void)context;
     LIST_FOREACH(acceptor, &acceptors, all) {
+        /* cppcheck-suppress uninitvar ; the loop macro sets it */
         if (acceptor->listener == listener) break;
     }
     if (acceptor == NULL) return;
