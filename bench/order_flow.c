@@ -1,9 +1,13 @@
 /*
- * order_flow.c: `lockstep-bench order-flow`: the shop. Each order is one transaction on four databases: create the
- * order, take the stock, take the money, use a coupon. Some fail for lack of one of them, and then none of it may be
- * there.
+ * order_flow.c: `lockstep-bench order-flow`: the shop. Each order touches four databases: create the order, take the
+ * stock, take the money, use a coupon (and publish it to the data platform). Some fail for lack of one of them, and
+ * then none of it may be there in the end. Three forms, the same orders:
  *
- * One thread, one liblockstep client, N orders under way. Each has an idempotency key; an outcome that is not known is
+ *   2pc             one transaction
+ *   orchestrated    the very same document as a saga: its `undo`s compensate
+ *   choreographed   a transaction in "orders" alone, whose event the others follow up (order_events.c)
+ *
+ * One thread, N orders under way. In the first two forms each has an idempotency key; an outcome that is not known is
  * asked for with the same key until it is, so that the journal can say of every order what the coordinator
  * acknowledged:
  *
@@ -12,66 +16,32 @@
  * The audit (scripts/lib/audit.py) holds the databases against that. A line is written in the moment the outcome is
  * known, in one write(2). Tables and rows: scripts/lib/shop; the counts must be the same as there.
  */
+#include "bench/order_flow.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "bench/bench.h"
 #include "client/opt.h"
-#include "lockstep/lockstep.h"
 #include "lockstep/status.h"
 
-#define NAME "order-flow"
+#define NAME ORDER_FLOW_NAME
 #define CLIENTS_MAX 1024u
-#define DOCUMENT_MAX 4096
 #define QUANTITY_MAX 3u
 #define PROGRESS_MS 500
 #define BACKOFF_MS_MAX 250u /* a killed coordinator is back within a second: look often */
 
-struct flow_options {
-    const char *url, *ca, *certificate, *key, *journal, *wait;
-    uint32_t clients, seconds, settle_s, skus, customers, coupons;
-    uint32_t seed;
-    uint64_t first;
-    bool quiet, help;
-};
-
-struct flow;
-
-struct order {
-    struct flow *flow;
-    uint64_t id, begun_us;
-    int length;
-    bool under_way;
-    char key[32];
-    char document[DOCUMENT_MAX];
-};
-
-struct flow {
-    const struct flow_options *options;
-    struct lockstep *client;
-    struct bench_random random;
-    struct bench_samples samples;
-    struct order *orders;
-    int journal;
-    enum lockstep_wait wait;
-    uint64_t next_id, begin_us, end_us, settle_us;
-    uint64_t under_way, committed, aborted, unknown, repeated, hazards;
-    bool failed; /* a refusal that no repetition mends: stop */
-};
-
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t order_flow_interrupted;
 
 static void on_signal(int signal) {
     (void)signal;
-    interrupted = 1;
+    order_flow_interrupted = 1;
 }
 
 /* ------------------------------------------------------------------ documents */
@@ -81,38 +51,62 @@ static uint32_t price_of(uint32_t sku) {
     return 100 + sku * 37 % 900;
 }
 
-/* All values are numbers and names of our own making: nothing needs escaping. */
+void flow_draw(struct flow *flow, struct order *order) {
+    const struct flow_options *options = flow->options;
+
+    order->flow = flow;
+    order->id = flow->next_id++;
+    order->begun_us = bench_now_us();
+    order->sku = bench_random_below(&flow->random, options->skus);
+    order->customer = bench_random_below(&flow->random, options->customers);
+    order->coupon = bench_random_below(&flow->random, options->coupons);
+    order->quantity = 1 + bench_random_below(&flow->random, QUANTITY_MAX);
+    order->amount = price_of(order->sku) * order->quantity;
+}
+
+/* All values are numbers and names of our own making: nothing needs escaping. Each `undo` gives back what its order has
+ * taken, as its row says, and does nothing when there is none. */
 static void build_document(struct order *order) {
     const struct flow_options *options = order->flow->options;
-    struct bench_random *random = &order->flow->random;
-    uint32_t sku = bench_random_below(random, options->skus), customer = bench_random_below(random, options->customers);
-    uint32_t coupon = bench_random_below(random, options->coupons),
-             quantity = 1 + bench_random_below(random, QUANTITY_MAX);
-    uint32_t amount = price_of(sku) * quantity;
     uint64_t id = order->id;
+    char publish[256] = "";
 
+    if (options->platform)
+        (void)snprintf(
+            publish, sizeof publish,
+            ",{\"name\":\"publish\",\"on\":\"orders\",\"do\":{\"sql\":\"select lockstep.emit('order.placed', "
+            "$1, jsonb_build_object('id', $2::bigint))\",\"args\":[\"%" PRIu64 "\",%" PRIu64 "]}}",
+            id, id);
     order->length = snprintf(
         order->document, sizeof order->document,
-        "{\"mode\":\"2pc\",\"lock_timeout\":\"2s\",\"steps\":["
-        "{\"on\":\"orders\",\"do\":{\"sql\":\"insert into orders(id, customer, sku, quantity, amount, coupon) values "
-        "($1, $2, $3, $4, $5, $6)\","
-        "\"args\":[%" PRIu64 ",\"c%u\",\"s%u\",%u,%u,\"k%u\"]}},"
-        "{\"on\":\"products\",\"do\":{\"sql\":\"update product set stock = stock - $1 where sku = $2 and stock >= $1\","
-        "\"args\":[%u,\"s%u\"],\"expect_rows\":1}},"
-        "{\"on\":\"products\",\"do\":{\"sql\":\"insert into taken(order_id, sku, quantity) values ($1, $2, $3)\","
-        "\"args\":[%" PRIu64 ",\"s%u\",%u]}},"
-        "{\"on\":\"balance\",\"do\":{\"sql\":\"update account set amount = amount - $1 where owner = $2 and amount >= "
-        "$1\","
-        "\"args\":[%u,\"c%u\"],\"expect_rows\":1}},"
-        "{\"on\":\"balance\",\"do\":{\"sql\":\"insert into payment(order_id, owner, amount) values ($1, $2, $3)\","
-        "\"args\":[%" PRIu64 ",\"c%u\",%u]}},"
-        "{\"on\":\"coupons\",\"do\":{\"sql\":\"update coupon set uses_left = uses_left - 1 where code = $1 and "
-        "uses_left >= 1\","
-        "\"args\":[\"k%u\"],\"expect_rows\":1}},"
-        "{\"on\":\"coupons\",\"do\":{\"sql\":\"insert into used(order_id, code) values ($1, $2)\",\"args\":[%" PRIu64
-        ",\"k%u\"]}}]}",
-        id, customer, sku, quantity, amount, coupon, quantity, sku, id, sku, quantity, amount, customer, id, customer,
-        amount, coupon, id, coupon);
+        "{\"mode\":\"%s\",%s\"steps\":["
+        "{\"name\":\"order\",\"on\":\"orders\","
+        "\"do\":{\"sql\":\"insert into orders(id, customer, sku, quantity, amount, coupon) values ($1, $2, $3, $4, $5, "
+        "$6)\",\"args\":[%" PRIu64 ",\"c%u\",\"s%u\",%u,%u,\"k%u\"]},"
+        "\"undo\":{\"sql\":\"delete from orders where id = $1\",\"args\":[%" PRIu64 "]}},"
+        "{\"name\":\"stock\",\"on\":\"products\","
+        "\"do\":{\"sql\":\"with t as (update product set stock = stock - $1 where sku = $2 and stock >= $1 returning "
+        "sku) insert into taken(order_id, sku, quantity) select $3, sku, $1 from t\",\"args\":[%u,\"s%u\",%" PRIu64
+        "],\"expect_rows\":1},"
+        "\"undo\":{\"sql\":\"with t as (delete from taken where order_id = $1 returning sku, quantity) update product "
+        "p "
+        "set stock = p.stock + t.quantity from t where p.sku = t.sku\",\"args\":[%" PRIu64 "]}},"
+        "{\"name\":\"money\",\"on\":\"balance\","
+        "\"do\":{\"sql\":\"with t as (update account set amount = amount - $1 where owner = $2 and amount >= $1 "
+        "returning owner) insert into payment(order_id, owner, amount) select $3, owner, $1 from t\","
+        "\"args\":[%u,\"c%u\",%" PRIu64 "],\"expect_rows\":1},"
+        "\"undo\":{\"sql\":\"with t as (delete from payment where order_id = $1 returning owner, amount) update "
+        "account "
+        "a set amount = a.amount + t.amount from t where a.owner = t.owner\",\"args\":[%" PRIu64 "]}},"
+        "{\"name\":\"coupon\",\"on\":\"coupons\","
+        "\"do\":{\"sql\":\"with t as (update coupon set uses_left = uses_left - 1 where code = $1 and uses_left >= 1 "
+        "returning code) insert into used(order_id, code) select $2, code from t\",\"args\":[\"k%u\",%" PRIu64
+        "],\"expect_rows\":1},"
+        "\"undo\":{\"sql\":\"with t as (delete from used where order_id = $1 returning code) update coupon c set "
+        "uses_left = c.uses_left + 1 from t where c.code = t.code\",\"args\":[%" PRIu64 "]}}%s]}",
+        options->form == FORM_2PC ? "2pc" : "saga", options->form == FORM_2PC ? "\"lock_timeout\":\"2s\"," : "", id,
+        order->customer, order->sku, order->quantity, order->amount, order->coupon, id, order->quantity, order->sku, id,
+        id, order->amount, order->customer, id, id, order->coupon, id, id, publish);
 }
 
 /* -------------------------------------------------------------------- journal */
@@ -157,15 +151,13 @@ static void submit(struct order *order) {
 }
 
 static void begin_order(struct flow *flow, struct order *order) {
-    order->flow = flow;
-    order->id = flow->next_id++;
-    order->begun_us = bench_now_us();
+    flow_draw(flow, order);
     (void)snprintf(order->key, sizeof order->key, "order-%" PRIu64, order->id);
     build_document(order);
     submit(order);
 }
 
-static void count_outcome(struct flow *flow, const struct order *order, const struct lockstep_result *result) {
+void flow_count(struct flow *flow, const struct order *order, const struct lockstep_result *result) {
     if (result->status == LOCKSTEP_OK && result->outcome == LOCKSTEP_COMMITTED) {
         flow->committed++;
         bench_samples_add(&flow->samples, bench_now_us() - order->begun_us);
@@ -194,7 +186,7 @@ static void on_done(void *context, struct lockstep_result *result) {
     flow->under_way--;
     order->under_way = false;
     flow->repeated += result->attempts - 1;
-    if (worth_repeating(result) && now < flow->settle_us && !interrupted) {
+    if (worth_repeating(result) && now < flow->settle_us && !order_flow_interrupted) {
         submit(order); /* the same key until it is known */
         return;
     }
@@ -203,42 +195,35 @@ static void on_done(void *context, struct lockstep_result *result) {
         (void)bench_fail(NAME, LS_EXIT_ERROR, "order %" PRIu64 ": %s: %s", order->id,
                          lockstep_status_text(result->status), result->reason);
     }
-    count_outcome(flow, order, result);
-    if (now < flow->end_us && !flow->failed && !interrupted) begin_order(flow, order);
+    flow_count(flow, order, result);
+    if (now < flow->end_us && !flow->failed && !order_flow_interrupted) begin_order(flow, order);
 }
 
 /* ------------------------------------------------------------------- progress */
 
-static void print_progress(const struct flow *flow, bool terminal, uint64_t now, uint64_t done_before,
-                           uint64_t since_us) {
+void flow_progress(struct flow *flow) {
+    uint64_t now = bench_now_us(), since_us = now - flow->shown_us;
     uint64_t done = flow->committed + flow->aborted + flow->unknown;
-    double seconds = (double)(now - flow->begin_us) / 1e6;
-    double rate = since_us > 0 ? (double)(done - done_before) * 1e6 / (double)since_us : 0;
+    bool terminal = isatty(STDOUT_FILENO) == 1;
 
+    if (flow->options->quiet || since_us < (uint64_t)PROGRESS_MS * 1000) return;
     (void)printf("%s  %5.1f s  %7" PRIu64 " orders: %7" PRIu64 " committed %6" PRIu64 " refused %4" PRIu64
                  " waiting  %6.0f/s%s",
-                 terminal ? "\r" : "", seconds, done, flow->committed, flow->aborted, flow->under_way, rate,
-                 terminal ? "  " : "\n");
+                 terminal ? "\r" : "", (double)(now - flow->begin_us) / 1e6, done, flow->committed, flow->aborted,
+                 flow->under_way, (double)(done - flow->shown_done) * 1e6 / (double)since_us, terminal ? "  " : "\n");
     (void)fflush(stdout);
+    flow->shown_us = now;
+    flow->shown_done = done;
 }
 
 static void run_loop(struct flow *flow) {
     struct pollfd descriptor = {.fd = lockstep_fd(flow->client), .events = POLLIN};
-    bool terminal = isatty(STDOUT_FILENO) == 1;
-    uint64_t shown_us = flow->begin_us, shown_done = 0;
 
-    while (lockstep_dispatch(flow->client), flow->under_way > 0 && !flow->failed) {
+    for (uint32_t i = 0; i < flow->options->clients && !flow->failed; i++) begin_order(flow, &flow->orders[i]);
+    while (lockstep_dispatch(flow->client), flow->under_way > 0 && !flow->failed && !order_flow_interrupted) {
         (void)poll(&descriptor, 1, PROGRESS_MS / 5); /* EINTR: look again */
-        uint64_t now = bench_now_us();
-        if (interrupted || flow->options->quiet || now - shown_us < (uint64_t)PROGRESS_MS * 1000) {
-            if (interrupted) break;
-            continue;
-        }
-        print_progress(flow, terminal, now, shown_done, now - shown_us);
-        shown_us = now;
-        shown_done = flow->committed + flow->aborted + flow->unknown;
+        flow_progress(flow);
     }
-    if (terminal && !flow->options->quiet) (void)fputc('\n', stdout);
 }
 
 /* We end before their outcome: on record as unknown, so that nobody takes them for refused. */
@@ -280,9 +265,29 @@ static int open_client(const struct flow_options *options, struct lockstep **ret
     return bench_fail(NAME, LS_EXIT_CONFIG, "%s", text);
 }
 
+static void run_form(struct flow *flow) {
+    flow->begin_us = flow->shown_us = bench_now_us();
+    flow->end_us = flow->begin_us + (uint64_t)flow->options->seconds * 1000000u;
+    flow->settle_us = flow->end_us + (uint64_t)flow->options->settle_s * 1000000u;
+    if (flow->options->form == FORM_CHOREOGRAPHED)
+        order_events_run(flow);
+    else
+        run_loop(flow);
+    if (isatty(STDOUT_FILENO) == 1 && !flow->options->quiet) (void)fputc('\n', stdout);
+    abandon(flow);
+    if (!flow->options->quiet) print_summary(flow);
+}
+
+static int exit_status_of(const struct flow *flow) {
+    if (flow->failed) return LS_EXIT_ERROR;
+    if (flow->hazards > 0) return LS_EXIT_HAZARD;
+    return flow->unknown > 0 || flow->under_way > 0 ? LS_EXIT_UNKNOWN : LS_EXIT_OK;
+}
+
 static int run(const struct flow_options *options) {
     struct flow flow = {.options = options, .journal = -1, .random = {options->seed}, .next_id = options->first};
     struct sigaction action = {.sa_handler = on_signal};
+    int exit_status = LS_EXIT_OK;
 
     if (options->journal != NULL) {
         flow.journal = open(options->journal, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
@@ -290,24 +295,15 @@ static int run(const struct flow_options *options) {
     }
     flow.wait = strcmp(options->wait, "decided") == 0 ? LOCKSTEP_WAIT_DECIDED : LOCKSTEP_WAIT_APPLIED;
     flow.orders = calloc(options->clients, sizeof *flow.orders);
-    if (flow.orders == NULL) return bench_fail(NAME, LS_EXIT_ERROR, "out of memory");
-    int exit_status = open_client(options, &flow.client);
+    if (flow.orders == NULL)
+        exit_status = bench_fail(NAME, LS_EXIT_ERROR, "out of memory");
+    else if (options->form != FORM_CHOREOGRAPHED)
+        exit_status = open_client(options, &flow.client);
     if (exit_status == LS_EXIT_OK) {
         (void)sigaction(SIGINT, &action, NULL);
         (void)sigaction(SIGTERM, &action, NULL);
-        flow.begin_us = bench_now_us();
-        flow.end_us = flow.begin_us + (uint64_t)options->seconds * 1000000u;
-        flow.settle_us = flow.end_us + (uint64_t)options->settle_s * 1000000u;
-        for (uint32_t i = 0; i < options->clients && !flow.failed; i++) begin_order(&flow, &flow.orders[i]);
-        run_loop(&flow);
-        abandon(&flow);
-        if (!options->quiet) print_summary(&flow);
-        if (flow.failed)
-            exit_status = LS_EXIT_ERROR;
-        else if (flow.hazards > 0)
-            exit_status = LS_EXIT_HAZARD;
-        else if (flow.unknown > 0 || flow.under_way > 0)
-            exit_status = LS_EXIT_UNKNOWN;
+        run_form(&flow);
+        exit_status = exit_status_of(&flow);
     }
     lockstep_close(flow.client);
     if (flow.journal >= 0 && close(flow.journal) != 0)
@@ -315,6 +311,23 @@ static int run(const struct flow_options *options) {
     bench_samples_free(&flow.samples);
     free(flow.orders);
     return exit_status;
+}
+
+static int parse_form(struct flow_options *options) {
+    static const char *const names[] = {
+        [FORM_2PC] = "2pc", [FORM_ORCHESTRATED] = "orchestrated", [FORM_CHOREOGRAPHED] = "choreographed"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(options->form_name, names[i]) != 0) continue;
+        options->form = (enum order_form)i;
+        if (options->form == FORM_CHOREOGRAPHED && options->orders == NULL)
+            return bench_fail(
+                NAME, LS_EXIT_USAGE,
+                "--form choreographed needs --orders: no coordinator stands between us and that database");
+        return LS_EXIT_OK;
+    }
+    return bench_fail(NAME, LS_EXIT_USAGE, "--form: `%s` is neither 2pc nor orchestrated nor choreographed",
+                      options->form_name);
 }
 
 static int parse_first(const char *text, uint64_t *ret_first) {
@@ -340,6 +353,7 @@ int bench_order_flow(int argc, char **argv) {
                                    .certificate = getenv("LOCKSTEP_TLS_CERTIFICATE"),
                                    .key = getenv("LOCKSTEP_TLS_KEY"),
                                    .wait = "applied",
+                                   .form_name = "2pc",
                                    .clients = 16,
                                    .seconds = 10,
                                    .settle_s = 30,
@@ -353,6 +367,9 @@ int bench_order_flow(int argc, char **argv) {
         {"ca", 0, OPT_TEXT, &options.ca, "FILE", "certificate authority ($LOCKSTEP_TLS_CA)", 0, 0},
         {"cert", 0, OPT_TEXT, &options.certificate, "FILE", "our certificate ($LOCKSTEP_TLS_CERTIFICATE)", 0, 0},
         {"cert-key", 0, OPT_TEXT, &options.key, "FILE", "its private key ($LOCKSTEP_TLS_KEY)", 0, 0},
+        {"form", 'f', OPT_TEXT, &options.form_name, "FORM", "2pc (default), orchestrated or choreographed", 0, 0},
+        {"orders", 0, OPT_TEXT, &options.orders, "CONNINFO", "choreographed: the database of the orders", 0, 0},
+        {"platform", 0, OPT_FLAG, &options.platform, NULL, "publish each order to the data platform, too", 0, 0},
         {"clients", 'n', OPT_U32, &options.clients, "N", "orders under way (16)", 1, CLIENTS_MAX},
         {"seconds", 's', OPT_U32, &options.seconds, "N", "how long new orders are begun (10)", 0, 1000000},
         {"settle", 0, OPT_U32, &options.settle_s, "N", "seconds after that to find out what is not known (30)", 1,
@@ -380,6 +397,7 @@ int bench_order_flow(int argc, char **argv) {
     if (operands.count > 0) return bench_fail(NAME, LS_EXIT_USAGE, "what is `%s`?", operands.items[0]);
     if (strcmp(options.wait, "applied") != 0 && strcmp(options.wait, "decided") != 0)
         return bench_fail(NAME, LS_EXIT_USAGE, "--wait: `%s` is neither applied nor decided", options.wait);
-    int exit_status = parse_first(first, &options.first);
+    int exit_status = parse_form(&options);
+    if (exit_status == LS_EXIT_OK) exit_status = parse_first(first, &options.first);
     return exit_status == LS_EXIT_OK ? run(&options) : exit_status;
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The audit of the shop: do four databases and the clients' journal agree?
 
-    audit.py --db orders=CONNINFO --db products=CONNINFO --db balance=CONNINFO --db coupons=CONNINFO [--journal FILE] [--grace 10]
+    audit.py --db orders=CONNINFO --db products=CONNINFO --db balance=CONNINFO --db coupons=CONNINFO [--db platform=CONNINFO] [--journal FILE] [--grace 10]
 
 Every figure comes from SQL on the databases themselves; nothing is asked of lockstep. Exit status 0: everything agrees; 1: it does not.
 The journal is what `lockstep-bench order-flow` writes: what the coordinator acknowledged, order by order.
@@ -71,8 +71,9 @@ def some(ids):
 class Audit:
     """`connect(participant)` gives a psycopg session with autocommit."""
 
-    def __init__(self, connect, journal=None, grace=10):
-        self.connect, self.journal, self.grace = connect, journal, grace
+    def __init__(self, connect, journal=None, grace=10, platform=False):
+        """`platform`: there is a database of that name, to which every order is published."""
+        self.connect, self.journal, self.grace, self.platform = connect, journal, grace, platform
         self.checks = []
 
     def check(self, good, name, detail):
@@ -110,6 +111,19 @@ class Audit:
             self.check(not wrong, f"orders and {participant} agree",
                        f"{len(wanted)} orders, {len(held)} parts" + (f"; they differ in {some(wrong)}" if wrong else ""))
 
+    def check_published(self):
+        """Published comes behind the order, in every form; nothing may still be on its way for long."""
+        begin = time.monotonic()
+        while True:
+            wanted = {row[0] for row in self.query("orders", "select id from orders where state = 'complete'")}
+            there = {row[0] for row in self.query("platform", "select order_id from published")}
+            if wanted == there or time.monotonic() - begin > self.grace:
+                break
+            time.sleep(0.05)
+        self.check(wanted == there, "every order published once", f"{len(there)} of {len(wanted)}" + (f"; they differ in {some(wanted ^ there)}" if wanted != there else ""))
+        pending = {row[0] for row in self.query("orders", "select id from orders where state = 'pending'")}
+        self.check(not pending, "no order left half-way", f"{len(pending)}" + (f": {some(pending)}" if pending else ""))
+
     def check_journal(self):
         outcomes = read_journal(self.journal)
         there = {row[0] for row in self.query("orders", "select id from orders")}
@@ -128,6 +142,8 @@ class Audit:
         self.check_prepared()  # first: a branch still in doubt shows in none of the tables
         self.check_conserved()
         self.check_parts()
+        if self.platform:
+            self.check_published()
         if self.journal:
             self.check_journal()
         return self.checks
@@ -150,7 +166,8 @@ def main():
     missing = [name for name in PARTICIPANTS if name not in conninfos]
     if missing:
         parser.error("no --db for " + ", ".join(missing))
-    checks = Audit(lambda name: psycopg.connect(conninfos[name], autocommit=True), arguments.journal, arguments.grace).run()
+    checks = Audit(lambda name: psycopg.connect(conninfos[name], autocommit=True), arguments.journal, arguments.grace,
+                   "platform" in conninfos).run()
     print_checks(checks)
     return 0 if all(check.good for check in checks) else 1
 

@@ -11,12 +11,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import audit  # noqa: E402
 from place import Place, Problem, tail, wait_until  # noqa: E402
-from shop import APP, COORDINATOR, LAYOUT, PARTICIPANTS, Shop  # noqa: E402
+from shop import APP, COORDINATOR, FormsShop  # noqa: E402
 
 CLIENTS = 16
 SECONDS, SECONDS_QUICK = 10, 4
 SETTLE_S = 20
 GRACE_S = 10
+OUTAGE_S = 0.5
 VICTIM = "products"  # the agent that is killed
 
 
@@ -54,11 +55,13 @@ class Screen:
 
 
 class Journal:
-    """Counts what the load writes, as it grows."""
+    """Counts what the load writes, as it grows; from the end of what is there now."""
 
     def __init__(self, path):
-        self.path, self.position = path, 0
+        self.path = path
+        self.position = os.path.getsize(path) if os.path.exists(path) else 0
         self.counts = {"committed": 0, "aborted": 0, "unknown": 0}
+        self.latencies = []  # of committed orders, ms
 
     def read(self):
         try:
@@ -70,20 +73,30 @@ class Journal:
         whole = data.rfind(b"\n") + 1
         self.position += whole
         for line in data[:whole].splitlines():
-            self.counts[line.split(b"\t")[1].decode()] += 1
+            fields = line.split(b"\t")
+            self.counts[fields[1].decode()] += 1
+            if fields[1] == b"committed":
+                self.latencies.append(int(fields[3]) / 1000)
         return self.counts
 
     def done(self):
         return sum(self.read().values())
 
+    def percentile(self, part):
+        latencies = sorted(self.latencies)
+        return latencies[min(len(latencies) - 1, int(len(latencies) * part))] if latencies else 0.0
+
 
 class Demo:
-    def __init__(self, shop, seconds):
-        self.shop, self.seconds = shop, seconds
+    """One form of the shop: load, two crashes on the way, and what came of it."""
+
+    def __init__(self, shop, form, seconds):
+        self.shop, self.form, self.seconds = shop, form, seconds
         self.screen = Screen()
         self.journal = Journal(os.path.join(shop.place.path, "journal"))
         self.begin = self.load = None
         self.before = (0.0, 0)
+        self.held = self.finished_meanwhile = self.took = 0
 
     def elapsed(self):
         return time.monotonic() - self.begin
@@ -95,7 +108,7 @@ class Demo:
             return
         rate = (sum(counts.values()) - self.before[1]) / (now - self.before[0])
         self.before = (now, sum(counts.values()))
-        self.screen.progress(f"  {now:5.1f} s   {counts['committed']:6d} orders committed   {counts['aborted']:5d} refused   {rate:6.0f}/s")
+        self.screen.progress(f"  {now:5.1f} s   {counts['committed']:6d} orders complete   {counts['aborted']:5d} refused   {rate:6.0f}/s")
 
     def wait(self, condition, deadline, sentence):
         def reached():
@@ -110,7 +123,7 @@ class Demo:
                   self.seconds + 60, "orders are finished")
 
     def crash(self, process, what, restart, ready):
-        """kill -9 in the middle; back when others have noticed; then as fast as it can."""
+        """kill -9 in the middle; back when others have noticed; then as fast as it can. (Branches prepared, orders finished) meanwhile."""
         self.load_until(0.3 if what == "coordinator" else 0.65)
         process.kill()
         killed = time.monotonic()
@@ -118,41 +131,62 @@ class Demo:
         self.screen.say(f"  {self.elapsed():5.1f} s   kill -9 {process.pid} ({what}); {held} prepared branches hold their locks meanwhile")
         before = self.journal.done()
         # a moment: long enough for every client to run into it
-        self.wait(lambda: time.monotonic() - killed > 0.5, 5, "half a second has passed")
+        self.wait(lambda: time.monotonic() - killed > OUTAGE_S, 5, "half a second has passed")
+        meanwhile = self.journal.done() - before
         restart()
         self.wait(ready, 30, f"the {what} is back")
+        before = self.journal.done()
         self.wait(lambda: self.journal.done() > before + CLIENTS or not self.load.running(), 60, f"orders are finished after the {what} is back")
-        self.screen.say(f"  {self.elapsed():5.1f} s   {what} back as process {process.pid}, orders go on {time.monotonic() - killed:.1f} s after the kill")
+        self.screen.say(f"  {self.elapsed():5.1f} s   {what} back as process {process.pid}, {meanwhile} orders finished while it was away; "
+                        f"orders go on {time.monotonic() - killed:.1f} s after the kill")
+        return held, meanwhile
 
     def run(self):
         shop = self.shop
         self.begin = time.monotonic()
-        self.load = shop.start_load(self.journal.path, CLIENTS, self.seconds, "--settle", str(SETTLE_S))
-        self.crash(shop.coordinator, "coordinator", shop.start_coordinator, lambda: shop.ready_agents() >= set(PARTICIPANTS))
+        self.load = shop.start_load(self.journal.path, CLIENTS, self.seconds, "--settle", str(SETTLE_S), "--form", self.form)
+        self.held, self.finished_meanwhile = self.crash(shop.coordinator, "coordinator", shop.start_coordinator, lambda: shop.ready_agents() >= set(shop.participants))
         agent = shop.agents[VICTIM]
         self.crash(agent, f"agent of {VICTIM}", agent.start, lambda: VICTIM in shop.ready_agents())
         self.wait(lambda: not self.load.running(), self.seconds + SETTLE_S + 30, "every order is finished")
         if self.load.process.returncode not in (0, 5):
             raise Problem(f"the load ended with {self.load.process.returncode}:\n{tail(self.load.log)}")
         counts = self.journal.read()
-        self.screen.say(f"  {self.elapsed():5.1f} s   all {sum(counts.values())} orders finished: "
-                        f"{counts['committed']} committed, {counts['aborted']} refused, {counts['unknown']} unknown")
+        self.took = self.elapsed()
+        self.screen.say(f"  {self.took:5.1f} s   all {sum(counts.values())} orders finished: "
+                        f"{counts['committed']} complete, {counts['aborted']} refused, {counts['unknown']} unknown")
 
-    def audit(self):
-        print("\nAudit, in SQL on the four databases:")
-        checks = audit.Audit(self.shop.connect, self.journal.path, GRACE_S).run()
-        audit.print_checks(checks)
-        reasons = {}
-        with open(self.journal.path, encoding="utf-8") as file:
-            for fields in (line.rstrip("\n").split("\t") for line in file):
-                if fields[1] == "aborted":
-                    key = (fields[5] or "-", fields[4] or "-", fields[6][:60])
-                    reasons[key] = reasons.get(key, 0) + 1
-        if reasons:
-            print("\nWhy orders were refused (participant, SQLSTATE, reason):")
-            for (participant, sqlstate, reason), count in sorted(reasons.items(), key=lambda item: -item[1])[:8]:
-                print(f"  {count:6d}  {participant:<9} {sqlstate:<6} {reason}")
-        return all(check.good for check in checks)
+
+def run_audit(shop):
+    journal = os.path.join(shop.place.path, "journal")
+    print("\nAudit of all of them, in SQL on the databases:")
+    checks = audit.Audit(shop.connect, journal, GRACE_S, platform=True).run()
+    audit.print_checks(checks)
+    reasons = {}
+    with open(journal, encoding="utf-8") as file:
+        for fields in (line.rstrip("\n").split("\t") for line in file):
+            if fields[1] == "aborted" and fields[5] != "":
+                key = (fields[5], fields[4] or "-", fields[6][:60])
+                reasons[key] = reasons.get(key, 0) + 1
+    if reasons:
+        print("\nWhy the coordinator refused orders (participant, SQLSTATE, reason):")
+        for (participant, sqlstate, reason), count in sorted(reasons.items(), key=lambda item: -item[1])[:8]:
+            print(f"  {count:6d}  {participant:<9} {sqlstate:<6} {reason}")
+    return all(check.good for check in checks)
+
+
+def print_side_by_side(demos):
+    rows = (("orders complete", lambda d: f"{d.journal.counts['committed']}"),
+            ("refused, nothing left of them", lambda d: f"{d.journal.counts['aborted']}"),
+            ("  of these visible to others meanwhile", lambda d: "none" if d.form == "2pc" else "all, until taken back"),
+            ("finished per second, crashes included", lambda d: f"{sum(d.journal.counts.values()) / d.took:.0f}"),
+            ("complete after, median", lambda d: f"{d.journal.percentile(0.5):.1f} ms"),
+            ("complete after, 99 %", lambda d: f"{d.journal.percentile(0.99):.0f} ms"),
+            ("branches that held locks when the coordinator died", lambda d: f"{d.held}"),
+            (f"finished in the {OUTAGE_S} s without coordinator", lambda d: f"{d.finished_meanwhile}"))
+    print(f"\n{'Side by side':<52}" + "".join(f"{demo.form:>22}" for demo in demos))
+    for name, figure in rows:
+        print(f"  {name:<50}" + "".join(f"{figure(demo):>22}" for demo in demos))
 
 
 def write_stop(place):
@@ -180,28 +214,39 @@ def explain_keep(shop):
     for words in ("participants", "tx list"):
         print(f"  {lockstep} {words}")
     print(f"  {lockstep} log stat {place.path}/coordinator")
-    print(f"  {shop.program('lockstep-bench')} order-flow --seconds 5 --journal {place.path}/journal")
+    print(f"  {shop.program('lockstep-bench')} order-flow --platform --seconds 5 --journal {place.path}/journal --form orchestrated")
     prefix = "runuser -u postgres -- " if place.server_account else ""
-    for cluster, names in LAYOUT:
+    for cluster, names in shop.layout:
         for name in names:
             print(f"  {prefix}psql -h {place.path}/{cluster} -U postgres {name}")
-    words = " ".join(f"--db {name}={shlex.quote(shop.conninfo(name))}" for name in PARTICIPANTS)
+    words = " ".join(f"--db {name}={shlex.quote(shop.conninfo(name))}" for name in shop.participants)
     audit_script = place.write("audit", f"#!/bin/sh\nexec {os.path.dirname(os.path.abspath(__file__))}/audit.py {words} --journal {place.path}/journal\n", 0o700)
     print(f"  {audit_script}                  # the audit again")
     print(f"  ls {place.path}/log                # what they all wrote")
     print(f"To stop it and remove the folder:\n  {stop}")
 
 
+FORMS = (
+    ("2pc", "one transaction on four databases"),
+    ("orchestrated", "the same document as a saga: the coordinator drives one local transaction after the other, and compensates"),
+    ("choreographed", "a local transaction and an event; the others follow it up and answer with events: no coordinator in the path"),
+)
+
+
 def start_and_run(shop, seconds):
     began = time.monotonic()
-    print(f"Starting in {shop.place.path}: three PostgreSQL clusters with four databases (fsync on), coordinator {COORDINATOR}, four agents ...", flush=True)
+    print(f"Starting in {shop.place.path}: three PostgreSQL clusters with five databases (fsync on), coordinator {COORDINATOR}, five agents ...", flush=True)
     shop.start()
     print(f"  up after {time.monotonic() - began:.1f} s\n")
-    print(f"{CLIENTS} clients order for {seconds} s: create the order, take the stock, take the money, use the coupon,\n"
-          "each on a database of its own, in one transaction. Some lack stock, money or coupon.", flush=True)
-    demo = Demo(shop, seconds)
-    demo.run()
-    return demo.audit()
+    print("An order: create it, take the stock, take the money, use the coupon, each in a database of its own, and publish it to the data platform.\n"
+          f"Some lack stock, money or coupon. {CLIENTS} clients order for {seconds} s in each form; coordinator and one agent are killed on the way.", flush=True)
+    demos = []
+    for form, what in FORMS:
+        print(f"\n{form}: {what}", flush=True)
+        demos.append(Demo(shop, form, seconds))
+        demos[-1].run()
+    print_side_by_side(demos)
+    return run_audit(shop)
 
 
 def main():
@@ -215,9 +260,9 @@ def main():
     place, status = None, 1
     try:
         place = Place("lockstep-demo", arguments.keep)
-        shop = Shop(place, os.path.abspath(arguments.build))
+        shop = FormsShop(place, os.path.abspath(arguments.build))
         good = start_and_run(shop, SECONDS_QUICK if arguments.quick else SECONDS)
-        print("\nThe databases agree: every order is everywhere or nowhere." if good else "\nTHE AUDIT FAILED.")
+        print("\nThe databases agree: every order is everywhere or nowhere, in each of its forms." if good else "\nTHE AUDIT FAILED.")
         status = 0 if good else 1
         if arguments.keep:
             explain_keep(shop)

@@ -15,6 +15,7 @@ COORDINATOR = "shop"
 APP = "checkout"
 PORT = 5432  # names the socket file only: the servers listen on no TCP port
 LAYOUT = (("c1", ("orders",)), ("c2", ("products",)), ("c3", ("balance", "coupons")))
+LAYOUT_FORMS = (("c1", ("orders", "platform")), ("c2", ("products",)), ("c3", ("balance", "coupons")))
 PARTICIPANTS = tuple(name for _, names in LAYOUT for name in names)
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -235,6 +236,38 @@ tls:
         return total
 
     def start_load(self, journal, clients, seconds, *more):
+        """lockstep-bench order-flow, as a process that runs by itself."""
         argv = [self.program("lockstep-bench"), "order-flow", "--clients", str(clients), "--seconds", str(seconds), "--journal", journal,
                 "--quiet", *more]
         return self.place.process("load", argv, environment=self.client_environment()).start()
+
+
+class FormsShop(Shop):
+    """The shop in which an order may also be a saga: the data platform is there, and everybody follows events."""
+    layout = LAYOUT_FORMS
+
+    def __init__(self, place, build, settings=None, agent_settings=""):
+        super().__init__(place, build, settings, "peers:\n  listen: 127.0.0.1:0\n" + agent_settings)
+
+    def make_tables(self, name):
+        if name != "platform":
+            super().make_tables(name)
+        with self.connect(name) as session, open(f"{HERE}/shop/events/{name}.sql", encoding="utf-8") as sql:
+            session.execute(sql.read())
+
+    def start(self):
+        super().start()
+        self.wait_routes()
+
+    def wait_routes(self):
+        """Until every agent knows who wants what: an event that nobody wants would be a dead letter."""
+        def known():
+            for name in self.participants:
+                with self.connect(name) as session:
+                    if session.execute("select count(distinct type) from lockstep.route").fetchone()[0] < 8:
+                        return False
+            return True
+        wait_until(known, 30, "the agents know each other's subscriptions", 0.1)
+
+    def start_load(self, journal, clients, seconds, *more):
+        return super().start_load(journal, clients, seconds, "--platform", "--orders", self.conninfo("orders", APP), *more)

@@ -6,6 +6,7 @@ create table orders(
     quantity int not null check (quantity > 0),
     amount bigint not null check (amount > 0), -- cents
     coupon text not null,
+    state text not null default 'complete' check (state in ('pending', 'complete')), -- pending: choreographed, and others are still at it
     created timestamptz not null default now()
 );
-grant select, insert on orders to checkout;
+grant select, insert, update, delete on orders to checkout;
