@@ -62,7 +62,7 @@ static char a_page;
 
 static void read_answer(struct rig *rig, uint32_t count, int64_t upto) {
     rig->pages++;
-    answer(rig, (struct relay_event){.kind = REV_DB_READ, .read = {true, &a_page, count, upto}});
+    answer(rig, (struct relay_event){.kind = REV_DB_READ, .read = {true, &a_page, count, upto, false}});
 }
 
 static const struct relay_handler two_handlers[] = {{"paid", "public.ship"}, {"paid", "public.thank"}};
