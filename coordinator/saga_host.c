@@ -428,7 +428,10 @@ static void send_attempt(struct saga_host *h, const struct saga_effect *effect) 
     uint32_t participant = effect->saga->steps[effect->step].participant;
     enum ls_status status = check_references(attempt, &err);
     if (status != LS_OK && status != LS_ERR_NOMEM) {
-        queue_answer(h, attempt, SAGA_ANSWER_ERROR, NULL, true, err.text);
+        /* Forward that is a business error. Backward nothing helps but a human, now as well as after twenty attempts.
+         */
+        enum saga_answer answer = attempt->op == SAGA_OP_UNDO ? SAGA_ANSWER_BROKEN : SAGA_ANSWER_ERROR;
+        queue_answer(h, attempt, answer, NULL, true, err.text);
     } else if (status != LS_OK || !agents_knows_sagas(h->host->agents, participant)) {
         queue_answer(h, attempt, SAGA_ANSWER_UNBEGUN, NULL, false,
                      status != LS_OK ? err.text : "the participant is away, or its agent is too old for sagas");

@@ -151,7 +151,7 @@ enum saga_answer {
     SAGA_ANSWER_ERROR,   /* rolled back: sqlstate, mismatch, reason */
     SAGA_ANSWER_UNBEGUN, /* nothing was sent */
     SAGA_ANSWER_UNKNOWN, /* it is over, and how is not known: asked again by the next attempt */
-    SAGA_ANSWER_BROKEN   /* a hazard: no attempt can tell what is there */
+    SAGA_ANSWER_BROKEN   /* a hazard, or an undo whose reference is not there: no attempt can do more */
 };
 
 enum saga_act { SAGA_ACT_RETRY, SAGA_ACT_SKIP, SAGA_ACT_COMPENSATE };

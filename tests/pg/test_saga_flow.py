@@ -297,6 +297,17 @@ def test_a_compensation_that_fails_is_a_dead_letter(calm):
     assert shown["last"].state == "compensating" and shown["last"].body["failures"][-1]["sqlstate"] == "22012", shown
 
 
+def test_a_compensation_that_refers_to_nothing_is_a_dead_letter_at_once(calm):
+    """What a step returned does not change: twenty attempts over minutes would end in the same."""
+    lost = {"name": "a", "on": "orders", "do": {"sql": "select 1 as one"}, "undo": {"sql": "select $1::int", "args": [{"ref": "a.rows.5.one"}]}}
+    answer = saga(calm, [lost, fails("balance", undo={"sql": "select 1"})], wait=None)
+
+    def stuck():
+        return calm.admin.request("GET", f"/v1/sagas/{answer.saga}").state == "stuck"
+    wait_until(stuck, 20, "the saga is a dead letter")
+    assert calm.admin.request("GET", f"/v1/sagas/{answer.saga}").body["failed_attempts"] == 2  # the step that turned it, and this
+
+
 def test_bad_documents(calm):
     good = note("orders", "x", "a")
     cases = [

@@ -272,7 +272,8 @@ static void send_attempt(struct world *world, struct sim_sagas *h, const struct 
     }
     check_saga_sent(world, e->saga, e->step, e->op);
     if (!reference_is_there(attempt)) {
-        queue_answer(h, attempt, SAGA_ANSWER_ERROR, "", true, "what it refers to is not there");
+        enum saga_answer answer = attempt->op == SAGA_OP_UNDO ? SAGA_ANSWER_BROKEN : SAGA_ANSWER_ERROR;
+        queue_answer(h, attempt, answer, "", true, "what it refers to is not there");
         attempt->used = false;
     } else if (!coord_is_linked(world, number)) {
         queue_answer(h, attempt, SAGA_ANSWER_UNBEGUN, "", false, "the participant is away");
@@ -621,13 +622,26 @@ static void log_audit(struct world *world, struct saga_run *r) {
 
 static bool may_skip(const struct saga *s) {
     const struct saga_run *r = s->host;
-    return saga_may(s, SAGA_ACT_SKIP) == NULL && !r->doc->steps[s->cause_step].referenced;
+    return saga_may(s, SAGA_ACT_SKIP) == NULL &&
+           (s->from == SAGA_COMPENSATING || !r->doc->steps[s->cause_step].referenced);
+}
+
+/* What a server has lost with its WAL comes back by no attempt. */
+static bool refers_to_nothing(const struct saga *s) {
+    const struct saga_run *r = s->host;
+    if (s->state != SAGA_STUCK || s->from != SAGA_COMPENSATING) {
+        return false;
+    }
+    int refers = r->doc->steps[s->cause_step].undo_refers;
+    return refers >= 0 && !r->results[refers].there;
 }
 
 void sagas_host_operate(struct world *world, struct sim_sagas *h, bool any) {
     for (const struct saga *s = saga_next(h->machine, NULL); s != NULL; s = saga_next(h->machine, s)) {
         struct saga_run *r = s->host;
-        enum saga_act act = any ? (enum saga_act)rng_below(&world->rng, 3) : SAGA_ACT_RETRY;
+        enum saga_act act = any                    ? (enum saga_act)rng_below(&world->rng, 3)
+                            : refers_to_nothing(s) ? SAGA_ACT_SKIP
+                                                   : SAGA_ACT_RETRY;
         uint64_t need = saga_log_missing(r->log_reserved, s->step_count);
         if (saga_may(s, act) != NULL || (act == SAGA_ACT_SKIP && !may_skip(s)) ||
             !engine_saga_reserve(coord_engine(world), need)) {
