@@ -82,6 +82,7 @@ struct relayhost {
     /* who wants what */
     struct subscriptions subscriptions;
     bool known; /* subscriptions were read */
+    bool told;  /* the core has those, and others may hear of them */
     bool busy;  /* one of the three steps is under way */
     bool look;  /* look at the subscriptions at the next turn */
     struct news *news;
@@ -545,6 +546,10 @@ static void routes_done(void *context, enum pg_query_result result, const struct
     if (result != PG_QUERY_OK) return; /* at the next look */
     relay->look = false;
     tell_core(relay, item);
+    if (!relay->told) { /* not before the core knows its handlers: it would acknowledge what it has no use for */
+        relay->told = true;
+        relayhost_announce(relay);
+    }
     for (int i = 0; i < PQntuples(item->result); i++) {
         const char *name = PQgetvalue(item->result, i, 0);
         if (!is_self(relay, name))
@@ -582,11 +587,24 @@ static void drop_news(struct relayhost *relay) {
     free(first);
 }
 
+/* What cannot be stored now does not hold up the others. */
+static void news_to_the_end(struct relayhost *relay) {
+    struct news *first = relay->news, **at = &relay->news;
+    if (first == NULL) return;
+    relay->news = first->next;
+    first->next = NULL;
+    while (*at != NULL) at = &(*at)->next;
+    *at = first;
+}
+
 static void stored_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->busy = false;
     complain("who wants what cannot be stored", result, item);
-    if (result == PG_QUERY_LOST) return; /* at the next look */
+    if (result != PG_QUERY_OK) { /* at the next look */
+        news_to_the_end(relay);
+        return;
+    }
     if (relay->news != NULL) drop_news(relay);
     relay->look = true;
     turn(relay);
@@ -601,11 +619,16 @@ static void store_news(struct relayhost *relay) {
     free(types);
 }
 
-/* Takes the route over; what is known newer of the same participant stands behind it. */
+/* Takes the route over. Each is a whole: the newer of one participant takes the older one's place, unless that is being
+ * stored. */
 static void add_news(struct relayhost *relay, Lockstep__Route *route) {
     struct news **at = &relay->news;
-    while (*at != NULL) at = &(*at)->next;
-    *at = alloc(sizeof(**at));
+    if (*at != NULL && relay->busy) at = &(*at)->next;
+    while (*at != NULL && strcmp((*at)->route->participant, route->participant) != 0) at = &(*at)->next;
+    if (*at != NULL)
+        lockstep__route__free_unpacked((*at)->route, NULL);
+    else
+        *at = alloc(sizeof(**at));
     (*at)->route = route;
 }
 
@@ -643,7 +666,7 @@ void relayhost_announce(struct relayhost *relay) {
     Lockstep__Route route;
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     char **list;
-    if (!relay->known) return; /* as soon as it is */
+    if (!relay->told) return; /* as soon as it is */
     own_route(relay, &route, &list);
     frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
     frame.route = &route;
@@ -691,10 +714,10 @@ static void subscriptions_done(void *context, enum pg_query_result result, const
         subscriptions_free(&relay->subscriptions);
         relay->subscriptions = found;
         relay->known = true;
+        relay->told = false;
         own_route(relay, &route, &list);
         add_news(relay, copy_route(&route));
         free(list);
-        relayhost_announce(relay);
         relay->look = true;
     }
     turn(relay);
@@ -705,13 +728,13 @@ static void turn(struct relayhost *relay) {
     if (relay->busy || !relay->started) return;
     if (relay->news != NULL)
         store_news(relay);
-    else if (relay->look)
+    else if (relay->look && relay->known) /* without its handlers the core would acknowledge everything */
         read_routes(relay);
 }
 
 static void look_at_subscriptions(struct relayhost *relay) {
     if (relay->busy) return;
-    if (relay->news != NULL) { /* a step that has failed comes again */
+    if (relay->news != NULL && relay->known) { /* a step that has failed comes again */
         turn(relay);
         return;
     }

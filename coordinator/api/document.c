@@ -505,6 +505,10 @@ static enum ls_status walk_name(struct walk *walk, const json_t *value, struct d
         return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "name").text,
                     "a name has 1 to %d letters, digits, '_' and '-'", LS_PARTICIPANT_MAX);
     }
+    if (strspn(name, "0123456789") == strlen(name)) {
+        return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "name").text,
+                    "\"%s\" is a number: so are steps called that have no name", name);
+    }
     if (find_step(walk, name, strlen(name)) != UINT32_MAX) {
         return fail(walk, LS_ERR_INVALID, "invalid_value", step_path(walk, "name").text,
                     "an earlier step is named \"%s\" too", name);

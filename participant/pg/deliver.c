@@ -144,7 +144,11 @@ static void taken(void *context, struct conn *conn, struct conn_batch *batch) {
         return;
     }
     delivery->result = answer != NULL && strcmp(answer, "queued") == 0 ? RELAY_QUEUED : RELAY_DUPLICATE;
-    batch = conn_begin(conn, 1, ended, delivery);
+    /* It is acknowledged for what stands in the inbox, so that has to be on disk, whatever the role's
+     * synchronous_commit says. */
+    const char *floor[] = {delivery->branch.session->login.sync_floor};
+    batch = conn_begin(conn, 2, ended, delivery);
+    conn_add(conn, batch, SQL_SYNC_AGAIN, 1, floor);
     conn_add(conn, batch, "commit", 0, NULL);
     conn_end(conn, batch);
 }

@@ -300,6 +300,49 @@ def test_order_and_completeness_while_agents_die(flow):
 # ---------------------------------------------------------------- what fails
 
 
+def subscribe(flow, name, kind):
+    with flow.db[name].connect(user="checkout") as session:
+        session.execute("select lockstep.on(%s, 'public.pack')", (kind,))
+
+
+def test_a_new_wish_is_told_when_it_can_be_served(flow):
+    """S11: an agent that announces what its core does not know yet would acknowledge events and drop them."""
+    kind, key = fresh("early").replace("-", "."), fresh("box")
+    with flow.db["stock"].connect(autocommit=False) as lock:
+        lock.execute("select from lockstep.relay for update")  # the wish cannot be stored at its own participant
+        subscribe(flow, "stock", kind)
+        wait_until(lambda: flow.agents["stock"].log_has("who wants what cannot be stored"), 20, "the agent tries to store it")
+        assert (kind, "stock") not in routes(flow.db["orders"])
+        flow.emit("orders", kind, key, {"n": 1})
+        lock.rollback()
+    wait_until(lambda: notes(flow, key) == ["1"], 30, lambda: f"it arrives: {flow.path(key)}")
+
+
+def test_a_wish_that_cannot_be_stored_now_is_stored_later(flow):
+    kind, key = fresh("late").replace("-", "."), fresh("box")
+    with flow.db["orders"].connect(autocommit=False) as lock:
+        lock.execute("select from lockstep.relay for update")
+        subscribe(flow, "stock", kind)
+        wait_until(lambda: flow.agents["orders"].log_has("who wants what cannot be stored"), 20, "the source tries to store it")
+        lock.rollback()
+    wait_until(lambda: (kind, "stock") in routes(flow.db["orders"]), 20, "it is stored after all")
+    flow.emit("orders", kind, key, {"n": 1})
+    wait_until(lambda: notes(flow, key) == ["1"], 20, lambda: f"it arrives: {flow.path(key)}")
+
+
+def test_nothing_is_acknowledged_before_the_subscriptions_are_read(flow):
+    """S11: at a start, with a source that has something waiting."""
+    stock, key = flow.agents["stock"], fresh("box")
+    stock.stop()
+    flow.emit("orders", "parcel.wanted", key, {"n": 1})
+    with flow.db["stock"].connect(autocommit=False) as lock:
+        lock.execute("lock table lockstep.subscription in access exclusive mode")
+        stock.spawn()
+        wait_until(lambda: stock.log_has("subscriptions cannot be read"), 30, "the agent cannot read its subscriptions")
+        lock.rollback()
+    wait_until(lambda: notes(flow, key) == ["1"], 30, lambda: f"it arrives: {flow.path(key)}")
+
+
 def torn(flow, count=3):
     """A key whose first event is poison, with others behind it; the dead letter's id."""
     key = fresh("torn")

@@ -322,6 +322,7 @@ def test_bad_documents(calm):
         ([good, note("balance", "x", "b", after=[]), {"on": "orders", "after": "a", "do": {"sql": "select 1"},
           "undo": {"sql": "select $1", "args": [{"ref": "b.rows_affected"}]}}], "steps[2].undo.args[0]"),
         ([{**good, "attempts": 0}], "steps[0].attempts"),
+        ([{**good, "name": "1"}, note("balance", "x", "b")], "steps[0].name"),  # so is the second one called if it has no name
         ([{"call": "payments", "do": {"path": "/charges"}}], "steps[0].call"),  # no service is configured
         ([good] * 1001, "steps"),
     ]
