@@ -236,7 +236,7 @@ static void fill_options(const struct pg *pg, enum pg_purpose purpose, char *out
     const char *more = purpose == PG_PURPOSE_WORKER ? ""
                                                     : " -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off"
                                                       " -c client_min_messages=warning -c statement_timeout=0 -c lock_timeout=0"
-                                                      " -c search_path=pg_catalog";
+                                                      " -c search_path=pg_catalog -c jit=off"; /* estimates of small tables are wild */
     snprintf(out, size, "%s%s-c client_connection_check_interval=" CHECK_INTERVAL_MS " -c idle_session_timeout=0%s",
              pg->target->options != NULL ? pg->target->options : "", pg->target->options != NULL ? " " : "", more);
 }
