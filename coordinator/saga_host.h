@@ -58,7 +58,7 @@ bool saga_host_on_outcome(struct saga_host *h, const struct txn *txn);
 /* The log is durable up to there. */
 void saga_host_durable(struct saga_host *h, uint64_t position);
 /* The daemon is about to stop: whoever waits for the end of a saga is told where it stands. */
-void saga_host_drain(struct saga_host *sagas);
+void saga_host_drain(struct saga_host *h);
 /* A participant is ready. */
 void saga_host_up(struct saga_host *h, uint32_t participant);
 /* Has this saga of ours ended, durably, and is nothing of it on its way any more? */
