@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import threading
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -39,14 +40,15 @@ class Authority:
             .sign(self.key, hashes.SHA256()))
         self.ca = os.path.join(self.directory, "ca.crt")
         write(self.ca, self.certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-        self._made = {}
+        self._made, self._lock = {}, threading.Lock()
 
     def files(self, uri, **options):
         """(ca, certificate, key) for one identity; the same files for the same identity."""
         name = uri.replace("://", "-").replace("/", "-")
-        if uri not in self._made:
-            self._made[uri] = self.issue(name, [uri], **options)
-        return self._made[uri]
+        with self._lock:  # cells.py starts two systems at once: a certificate of one and the key of the other do not fit
+            if uri not in self._made:
+                self._made[uri] = self.issue(name, [uri], **options)
+            return self._made[uri]
 
     def issue(self, name, uris, *, start=-DAY, end=30 * DAY, dns=("localhost",)):
         """A certificate with any URIs and any life time."""

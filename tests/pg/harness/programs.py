@@ -5,6 +5,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 
 from .api import App
 from .base import alive, folder, processes, tail, wait_until
@@ -278,12 +279,14 @@ def command(*arguments, coordinator=None, stdin=None, deadline=60, env=None):
                           check=False, cwd=folder.path)
 
 
+_authority_lock = threading.Lock()
 _authority = None
 
 
 def authority():
     """The one authority of the session."""
     global _authority
-    if _authority is None:
-        _authority = Authority()
-    return _authority
+    with _authority_lock:
+        if _authority is None:
+            _authority = Authority()
+        return _authority
