@@ -2,27 +2,15 @@
  */
 #include "participant/page.h"
 
+#include "common/memory.h"
 #include <assert.h>
 #include <stdlib.h>
-#include <string.h>
-
-static void *alloc(size_t size) {
-    void *memory = calloc(1, size + 1);
-    if (memory == NULL) abort();
-    return memory;
-}
-
-static char *copy(const char *text) {
-    char *copied = text != NULL ? strdup(text) : NULL;
-    if (text != NULL && copied == NULL) abort();
-    return copied;
-}
 
 struct page *page_new(uint32_t capacity) {
-    struct page *page = alloc(sizeof(*page));
+    struct page *page = memory_new(sizeof(*page));
     page->capacity = capacity;
-    page->events = alloc(capacity * sizeof(*page->events));
-    page->items = alloc(capacity * sizeof(*page->items));
+    page->events = memory_new(capacity * sizeof(*page->events));
+    page->items = memory_new(capacity * sizeof(*page->items));
     return page;
 }
 
@@ -42,12 +30,12 @@ void page_add(struct page *page, const struct page_event *event) {
     assert(page->count < page->capacity);
     struct page_event *to = &page->events[page->count];
     *to = *event;
-    to->type = copy(event->type);
-    to->key = copy(event->key);
-    to->saga = copy(event->saga);
-    to->payload = copy(event->payload);
-    to->source = copy(event->source);
-    to->handler = copy(event->handler);
+    to->type = memory_copy(event->type);
+    to->key = memory_copy(event->key);
+    to->saga = memory_copy(event->saga);
+    to->payload = memory_copy(event->payload);
+    to->source = memory_copy(event->source);
+    to->handler = memory_copy(event->handler);
     page->items[page->count++] = (struct relay_item){.position = to->position,
                                                      .type = to->type,
                                                      .handler = to->handler,
@@ -71,7 +59,7 @@ struct page *page_of_frame(const Lockstep__Events *events) {
 }
 
 void page_to_frame(const struct page *page, Lockstep__Events *ret_events, void **ret_list) {
-    Lockstep__Event **list = alloc(page->count * (sizeof(Lockstep__Event *) + sizeof(Lockstep__Event)));
+    Lockstep__Event **list = memory_new(page->count * (sizeof(Lockstep__Event *) + sizeof(Lockstep__Event)));
     Lockstep__Event *items = (Lockstep__Event *)(void *)(list + page->count);
     for (uint32_t i = 0; i < page->count; i++) {
         const struct page_event *from = &page->events[i];

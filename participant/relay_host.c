@@ -18,6 +18,7 @@
 #include "common/diag.h"
 #include "common/failpoint.h"
 #include "common/hash.h"
+#include "common/memory.h"
 #include "participant/host.h"
 #include "participant/link.h"
 #include "participant/page.h"
@@ -84,7 +85,7 @@ struct relayhost {
     bool known; /* subscriptions were read */
     bool told;  /* the core has those, and others may hear of them */
     bool busy;  /* one of the three steps is under way */
-    bool look;  /* look at the subscriptions at the next turn */
+    bool look;  /* the database's tables are to be read back at the next turn */
     struct news *news;
     bool self_up;
     /* deliveries */
@@ -99,18 +100,6 @@ struct relayhost {
 
 static void step(struct relayhost *relay, struct relay_event *event);
 static void turn(struct relayhost *relay);
-
-static char *copy(const char *text) {
-    char *copied = strdup(text);
-    if (copied == NULL) abort();
-    return copied;
-}
-
-static void *alloc(size_t size) {
-    void *memory = calloc(1, size + 1);
-    if (memory == NULL) abort();
-    return memory;
-}
 
 static void ask_db(struct relayhost *relay, const char *sql, int count, const char *const *values, bool exclusive,
                    pg_query_fn *done, void *context) {
@@ -144,7 +133,7 @@ struct asked {
 };
 
 static struct asked *asked_new(struct relayhost *relay, const struct relay_effect *effect) {
-    struct asked *asked = alloc(sizeof(*asked));
+    struct asked *asked = memory_new(sizeof(*asked));
     asked->relay = relay;
     asked->op = effect->op;
     asked->after = effect->position;
@@ -282,12 +271,12 @@ static const char *role_of(const struct relayhost *relay, const char *type, cons
 static struct job *job_new(struct relayhost *relay, const struct relay_effect *effect) {
     const struct page *page = effect->page;
     const struct page_event *of = &page->events[effect->index];
-    struct job *job = alloc(sizeof(*job));
+    struct job *job = memory_new(sizeof(*job));
     job->relay = relay;
     job->op = effect->op;
-    job->handler = copy(effect->handler);
-    job->role = copy(role_of(relay, of->type, effect->handler));
-    job->source = copy(effect->peer);
+    job->handler = memory_copy(effect->handler);
+    job->role = memory_copy(role_of(relay, of->type, effect->handler));
+    job->source = memory_copy(effect->peer);
     job->what = (struct pg_delivery){.role = job->role,
                                      .handler = job->handler,
                                      .source = job->source,
@@ -333,7 +322,7 @@ static bool is_self(const struct relayhost *relay, const char *participant) {
 }
 
 static void to_self(struct relayhost *relay, struct page *page, int64_t position) {
-    struct own *own = alloc(sizeof(*own));
+    struct own *own = memory_new(sizeof(*own));
     own->page = page;
     own->position = position;
     *relay->own_last = own;
@@ -345,7 +334,7 @@ static void note_stored(struct relayhost *relay, const char *source, int64_t sto
     struct watermark *mark = relay->watermarks;
     while (mark != NULL && strcmp(mark->source, source) != 0) mark = mark->next;
     if (mark == NULL) {
-        mark = alloc(sizeof(*mark));
+        mark = memory_new(sizeof(*mark));
         snprintf(mark->source, sizeof(mark->source), "%s", source);
         mark->next = relay->watermarks;
         relay->watermarks = mark;
@@ -521,8 +510,8 @@ static void subscriptions_free(struct subscriptions *subscriptions) {
 /* The core's table: of everybody who wants something, and of this database's handlers. */
 static void tell_core(struct relayhost *relay, const struct conn_item *item) {
     int rows = PQntuples(item->result);
-    struct relay_subscriber *who = alloc((size_t)rows * sizeof(*who));
-    struct relay_handler *handlers = alloc(relay->subscriptions.count * sizeof(*handlers));
+    struct relay_subscriber *who = memory_new((size_t)rows * sizeof(*who));
+    struct relay_handler *handlers = memory_new(relay->subscriptions.count * sizeof(*handlers));
     struct relay_event event = {.kind = REV_ROUTES};
     for (int i = 0; i < rows; i++)
         if (conn_value(item, i, 2) != NULL)
@@ -572,7 +561,7 @@ static void read_routes(struct relayhost *relay) {
 /* Types need no escape. */
 static char *array_of(char *const *types, size_t count) {
     size_t size = count * (LS_EVENT_TYPE_MAX + 3) + 3, n = 1;
-    char *text = alloc(size);
+    char *text = memory_new(size);
     text[0] = '{';
     for (size_t i = 0; i < count; i++)
         n += (size_t)snprintf(text + n, size - n, "%s\"%s\"", i == 0 ? "" : ",", types[i]);
@@ -628,7 +617,7 @@ static void add_news(struct relayhost *relay, Lockstep__Route *route) {
     if (*at != NULL)
         lockstep__route__free_unpacked((*at)->route, NULL);
     else
-        *at = alloc(sizeof(**at));
+        *at = memory_new(sizeof(**at));
     (*at)->route = route;
 }
 
@@ -637,7 +626,7 @@ static void add_news(struct relayhost *relay, Lockstep__Route *route) {
 /* Each type once, as a message that borrows. *ret_list is to be freed. */
 static void own_route(const struct relayhost *relay, Lockstep__Route *ret_route, char ***ret_list) {
     const struct agent_conf *conf = &relay->host->conf;
-    char **list = alloc(relay->subscriptions.count * sizeof(*list));
+    char **list = memory_new(relay->subscriptions.count * sizeof(*list));
     lockstep__route__init(ret_route);
     for (uint32_t i = 0; i < relay->subscriptions.count; i++) {
         char *type = relay->subscriptions.list[i].type;
@@ -654,7 +643,7 @@ static void own_route(const struct relayhost *relay, Lockstep__Route *ret_route,
 
 static Lockstep__Route *copy_route(const Lockstep__Route *route) {
     size_t size = lockstep__route__get_packed_size(route);
-    uint8_t *bytes = alloc(size);
+    uint8_t *bytes = memory_new(size);
     (void)lockstep__route__pack(route, bytes);
     Lockstep__Route *copied = lockstep__route__unpack(NULL, size, bytes);
     free(bytes);
@@ -685,7 +674,7 @@ static bool same(const struct subscriptions *a, const struct subscriptions *b) {
 
 static struct subscriptions read_subscriptions(const struct conn_item *item) {
     int rows = PQntuples(item->result);
-    struct subscriptions found = {.list = alloc((size_t)rows * sizeof(*found.list))};
+    struct subscriptions found = {.list = memory_new((size_t)rows * sizeof(*found.list))};
     if (rows > (int)LS_SUBSCRIPTIONS_MAX) {
         diag(DIAG_ERROR, "more subscriptions than can be served: the last ones get nothing", "most",
              diag_u64(LS_SUBSCRIPTIONS_MAX), NULL);
@@ -693,9 +682,9 @@ static struct subscriptions read_subscriptions(const struct conn_item *item) {
     }
     for (int i = 0; i < rows; i++) {
         struct subscription *to = &found.list[found.count++];
-        to->type = copy(PQgetvalue(item->result, i, 0));
-        to->handler = copy(PQgetvalue(item->result, i, 1));
-        to->role = copy(PQgetvalue(item->result, i, 2));
+        to->type = memory_copy(PQgetvalue(item->result, i, 0));
+        to->handler = memory_copy(PQgetvalue(item->result, i, 1));
+        to->role = memory_copy(PQgetvalue(item->result, i, 2));
     }
     return found;
 }
@@ -878,7 +867,7 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
         tell(relay, ask->token, NULL, "57P03", "the agent has not begun to serve");
         return;
     }
-    struct question *question = alloc(sizeof(*question));
+    struct question *question = memory_new(sizeof(*question));
     *question = (struct question){relay, ask->token};
     switch (ask->kind) {
     case LOCKSTEP__ASK_KIND__ASK_EVENTS:

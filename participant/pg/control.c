@@ -198,7 +198,7 @@ static char *array_literal(const char *const *items, size_t count)
     size_t size = 3;
     for (size_t i = 0; i < count; i++)
         size += 2 * strlen(items[i]) + 3;
-    char *text = pg_alloc(size), *out = text;
+    char *text = memory_new(size), *out = text;
     *out++ = '{';
     for (size_t i = 0; i < count; i++) {
         if (i > 0)
@@ -401,11 +401,11 @@ static void lookup_next(struct lookup *lookup)
 
 static void look_up(struct pg *pg)
 {
-    struct lookup *lookup = pg_alloc(sizeof(*lookup));
+    struct lookup *lookup = memory_new(sizeof(*lookup));
     lookup->pg = pg;
     lookup->all = strdup(pg->target->hosts);
     lookup->size = strlen(pg->target->hosts) * 2 + LOOKUP_ROOM;
-    lookup->done = pg_alloc(lookup->size);
+    lookup->done = memory_new(lookup->size);
     if (lookup->all == NULL)
         abort();
     lookup->rest = lookup->all;
@@ -562,7 +562,7 @@ static void send_stops(struct pg *pg)
         if (stop->sent)
             continue;
         const char *values[] = {stop->pid, stop->started};
-        struct stop_sent *sent = pg_alloc(sizeof(*sent));
+        struct stop_sent *sent = memory_new(sizeof(*sent));
         sent->pg = pg;
         sent->op = stop->op;
         stop->sent = true;
@@ -579,7 +579,7 @@ void control_stop(struct pg *pg, uint64_t op, const char *pid, const char *start
         pg_answer_late(pg, AEV_DB_STOP, op)->event.stop.gone = pid[0] == '\0';
         return;
     }
-    struct stop *stop = pg_alloc(sizeof(*stop));
+    struct stop *stop = memory_new(sizeof(*stop));
     stop->op = op;
     snprintf(stop->pid, sizeof(stop->pid), "%s", pid);
     snprintf(stop->started, sizeof(stop->started), "%s", started);

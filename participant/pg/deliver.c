@@ -181,7 +181,7 @@ static void deliver_no_session(struct pg *pg, struct branch *branch, const char 
 
 void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statement_ms, pg_delivered_fn *done,
                 void *context) {
-    struct delivery *delivery = pg_alloc(sizeof(*delivery));
+    struct delivery *delivery = memory_new(sizeof(*delivery));
     struct branch *branch = &delivery->branch;
     delivery->pg = pg;
     delivery->what = *what;
@@ -227,7 +227,7 @@ static void parked(void *context, enum pg_query_result result, const struct conn
 
 void pg_park(struct pg *pg, const struct pg_delivery *what, const char *sqlstate, const char *reason,
              uint32_t attempts_max, uint32_t wait_ms, pg_parked_fn *done, void *context) {
-    struct parking *parking = pg_alloc(sizeof(*parking));
+    struct parking *parking = memory_new(sizeof(*parking));
     char position[24], version[24], attempts[12], wait[12];
     snprintf(position, sizeof(position), "%" PRId64, what->position);
     snprintf(version, sizeof(version), "%" PRId64, what->version);

@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "common/diag.h"
+#include "common/memory.h"
 #include "lockstep.pb-c.h"
 #include "lockstep/limits.h"
 #include "participant/pg/conn.h"
@@ -214,8 +215,6 @@ void pg_answer(struct pg *pg, struct agent_event *event);
 /* A zeroed late answer, queued: fill it in. */
 struct late *pg_answer_late(struct pg *pg, enum agent_event_kind kind, uint64_t op);
 void pg_report(struct pg *pg, int level, const char *what, const char *detail);
-/* Memory for something small; a crash is the shorter way to recovery than running without. */
-void *pg_alloc(size_t size);
 /* Fills an agent_answer from a finished item; strings point into the batch. */
 void pg_item_answer(const struct conn_batch *batch, uint32_t index, const char *expected_tag, struct agent_answer *ret_answer);
 bool pg_read_server(const struct conn_item *item, int row, int first_column, struct agent_server *ret_server);

@@ -56,9 +56,9 @@ static void make_results(struct branch *branch)
     uint32_t count = (uint32_t)work->n_statements;
     uint32_t frame = LS_FRAME_MAX - FRAME_SLACK - count * STEP_SLACK;
     execute_forget_results(branch);
-    branch->rows = pg_alloc((count + 1) * sizeof(*branch->rows));
-    branch->texts = pg_alloc((count + 1) * sizeof(*branch->texts));
-    branch->results = pg_alloc((count + 1) * sizeof(*branch->results));
+    branch->rows = memory_new((count + 1) * sizeof(*branch->rows));
+    branch->texts = memory_new((count + 1) * sizeof(*branch->texts));
+    branch->results = memory_new((count + 1) * sizeof(*branch->results));
     branch->result_count = count;
     branch->budget = (struct rows_budget){.rows_max = work->has_rows_max ? work->rows_max : LS_DEFAULT_RESULT_ROWS_MAX,
                                           .bytes_max = work->has_bytes_max ? work->bytes_max : LS_DEFAULT_RESULT_BYTES_MAX};
@@ -86,8 +86,8 @@ static void read_kept(struct branch *branch, const struct conn_item *item)
 {
     uint32_t count = (uint32_t)PQntuples(item->result);
     execute_forget_results(branch);
-    branch->texts = pg_alloc((count + 1) * sizeof(*branch->texts));
-    branch->results = pg_alloc((count + 1) * sizeof(*branch->results));
+    branch->texts = memory_new((count + 1) * sizeof(*branch->texts));
+    branch->results = memory_new((count + 1) * sizeof(*branch->results));
     for (uint32_t i = 0; i < count; i++) {
         uint64_t at = 0, touched = 0;
         const char *rows = conn_value(item, (int)i, ATTEMPT_ROWS);
@@ -123,7 +123,7 @@ static void add_statement(struct conn *conn, struct conn_batch *batch, const Loc
 {
     const char *few[VALUES_ON_STACK] = {NULL}, **values = few;
     if (statement->n_args > VALUES_ON_STACK)
-        values = pg_alloc(statement->n_args * sizeof(*values));
+        values = memory_new(statement->n_args * sizeof(*values));
     for (size_t i = 0; i < statement->n_args; i++)
         values[i] = statement->args[i]->text;
     batch->items[batch->count].stream = true;
@@ -461,7 +461,7 @@ static struct branch *branch_get(struct pg *pg, const struct agent_effect *effec
     struct branch *branch = branch_find(pg, effect->branch);
     if (branch != NULL)
         return branch;
-    branch = pg_alloc(sizeof(*branch));
+    branch = memory_new(sizeof(*branch));
     branch->number = effect->branch;
     branch->send = execute_send;
     branch->no_session = execute_no_session;

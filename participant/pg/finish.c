@@ -109,7 +109,7 @@ static void owner_send(struct task *task, struct lane *lane)
 
 void finish_start(struct pg *pg, const struct agent_effect *effect)
 {
-    struct finish *finish = pg_alloc(sizeof(*finish));
+    struct finish *finish = memory_new(sizeof(*finish));
     const char *owner = effect->finish.owner;
     finish->task.op = effect->op;
     finish->task.fail = finish_failed;
@@ -205,7 +205,7 @@ void fence_send_ahead(struct lane *lane)
 {
     struct pg *pg = lane->pg;
     struct fence_text text;
-    struct fence_ahead *ahead = pg_alloc(sizeof(*ahead));
+    struct fence_ahead *ahead = memory_new(sizeof(*ahead));
     ahead->lane = lane;
     ahead->version = pg->fence_flying = pg->fence_version;
     pg->fence_lane = lane;
@@ -244,7 +244,7 @@ static void alone_failed(struct task *task, const char *reason)
 
 void fence_send_alone(struct pg *pg)
 {
-    struct task *task = pg_alloc(sizeof(*task));
+    struct task *task = memory_new(sizeof(*task));
     task->send = alone_send;
     task->fail = alone_failed;
     pg->fence_alone = true;
@@ -301,7 +301,7 @@ static void durable_failed(struct task *task, const char *reason)
 void fence_store(struct pg *pg, const struct agent_effect *effect)
 {
     if (effect->fence.durable) {
-        struct fence_durable *durable = pg_alloc(sizeof(*durable));
+        struct fence_durable *durable = memory_new(sizeof(*durable));
         durable->task.op = effect->op;
         durable->task.send = durable_send;
         durable->task.fail = durable_failed;
@@ -309,7 +309,7 @@ void fence_store(struct pg *pg, const struct agent_effect *effect)
         lane_submit(pg, &durable->task);
         return;
     }
-    struct fence_waiter *waiter = pg_alloc(sizeof(*waiter));
+    struct fence_waiter *waiter = memory_new(sizeof(*waiter));
     pg->fence = effect->fence.fence;
     pg->fence_version++;
     waiter->op = effect->op;

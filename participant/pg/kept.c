@@ -42,7 +42,7 @@ static void end(struct keeping *keeping, bool lost, struct agent_event *event)
 static struct keeping *keeping_new(const struct agent_effect *effect, void (*send)(struct task *task, struct lane *lane),
                                    void (*fail)(struct task *task, const char *reason))
 {
-    struct keeping *keeping = pg_alloc(sizeof(*keeping));
+    struct keeping *keeping = memory_new(sizeof(*keeping));
     keeping->task.op = effect->op;
     keeping->task.send = send;
     keeping->task.fail = fail;
@@ -61,7 +61,7 @@ static void page_done(void *context, struct conn *conn, struct conn_batch *batch
     if (!lost && batch->failed == batch->count) {
         const struct conn_item *item = &batch->items[0];
         int count = PQntuples(item->result);
-        sagas = pg_alloc(((size_t)count + 1) * sizeof(*sagas));
+        sagas = memory_new(((size_t)count + 1) * sizeof(*sagas));
         for (int i = 0; i < count; i++)
             sagas[i] = conn_value(item, i, 0);
         event.kept.ok = true;
@@ -165,7 +165,7 @@ static void forget_failed(struct task *task, const char *reason)
 static char *array_of(char *const *items, uint32_t count)
 {
     size_t size = (size_t)count * (LS_GTID_MAX + 3) + 3, n = 0;
-    char *text = pg_alloc(size);
+    char *text = memory_new(size);
     for (uint32_t i = 0; i < count; i++)
         n += (size_t)snprintf(text + n, size - n, "%c\"%s\"", i == 0 ? '{' : ',', items[i]);
     assert(n + 2 <= size);

@@ -25,7 +25,7 @@ static struct lane_group *group_of(struct pg *pg, const char *role)
     for (struct lane_group *group = pg->groups; group != NULL; group = group->next)
         if (strcmp(group->role, role) == 0)
             return group;
-    struct lane_group *group = pg_alloc(sizeof(*group));
+    struct lane_group *group = memory_new(sizeof(*group));
     group->pg = pg;
     snprintf(group->role, sizeof(group->role), "%s", role);
     group->next = pg->groups;
@@ -132,7 +132,7 @@ static void open_lane(struct lane_group *group)
 {
     static const struct conn_callbacks callbacks = {on_ready, on_closed};
     struct pg *pg = group->pg;
-    struct lane *lane = pg_alloc(sizeof(*lane));
+    struct lane *lane = memory_new(sizeof(*lane));
     struct ls_error err;
     lane->pg = pg;
     lane->group = group;

@@ -113,7 +113,7 @@ static void settle_failed(struct task *task, const char *reason)
 
 void outcome_settle(struct pg *pg, const struct agent_effect *effect)
 {
-    struct settle *settle = pg_alloc(sizeof(*settle));
+    struct settle *settle = memory_new(sizeof(*settle));
     settle->task.op = effect->op;
     settle->task.exclusive = true;
     settle->task.send = settle_send;
@@ -183,7 +183,7 @@ static void key_failed(struct task *task, const char *reason)
 void outcome_read_key(struct pg *pg, const struct agent_effect *effect)
 {
     const Lockstep__Work *work = effect->read_key.work;
-    struct read_key *read = pg_alloc(sizeof(*read));
+    struct read_key *read = memory_new(sizeof(*read));
     read->task.op = effect->op;
     read->task.send = key_send;
     read->task.fail = key_failed;

@@ -16,14 +16,6 @@
 #include "participant/pg/driver.h"
 #include "participant/pg/xid.h"
 
-void *pg_alloc(size_t size)
-{
-    void *memory = calloc(1, size);
-    if (memory == NULL)
-        abort();
-    return memory;
-}
-
 /* ---- answers */
 
 void pg_answer(struct pg *pg, struct agent_event *event)
@@ -53,7 +45,7 @@ static void on_late(evutil_socket_t fd, short what, void *arg)
 
 struct late *pg_answer_late(struct pg *pg, enum agent_event_kind kind, uint64_t op)
 {
-    struct late *late = pg_alloc(sizeof(*late));
+    struct late *late = memory_new(sizeof(*late));
     late->event.kind = kind;
     late->event.op = op;
     if (pg->late_tail != NULL)

@@ -26,7 +26,7 @@ struct question {
 static struct question *question_new(struct pg *pg, uint64_t op, void (*send)(struct task *, struct lane *),
                                      void (*fail)(struct task *, const char *))
 {
-    struct question *question = pg_alloc(sizeof(*question));
+    struct question *question = memory_new(sizeof(*question));
     question->task.pg = pg;
     question->task.op = op;
     question->task.send = send;
@@ -265,7 +265,7 @@ static void scan_done(void *context, struct conn *conn, struct conn_batch *batch
     struct question *question = context;
     struct pg *pg = question->task.pg;
     struct agent_event event = {.kind = AEV_DB_SCAN};
-    struct agent_prepared *rows = pg_alloc((question->limit + 1) * sizeof(*rows));
+    struct agent_prepared *rows = memory_new((question->limit + 1) * sizeof(*rows));
     bool lost = batch->lost;
     /* Crash: a list changes nothing. */
     (void)failpoint_hit(FP_agent_scan_done);

@@ -61,7 +61,7 @@ static void query_failed(struct task *task, const char *reason) {
 
 void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done,
               void *context) {
-    struct query *query = pg_alloc(sizeof(*query));
+    struct query *query = memory_new(sizeof(*query));
     query->task.send = query_send;
     query->task.fail = query_failed;
     query->task.exclusive = exclusive;

@@ -173,7 +173,7 @@ static void on_ready(void *context, struct conn *conn)
 static bool open_session(struct pg *pg, const struct branch *branch, struct ls_error *err)
 {
     static const struct conn_callbacks callbacks = {on_ready, on_closed};
-    struct session *session = pg_alloc(sizeof(*session));
+    struct session *session = memory_new(sizeof(*session));
     const char *role = branch->role;
     lane_warm(pg, role);
     session->pg = pg;

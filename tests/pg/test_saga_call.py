@@ -237,6 +237,18 @@ def test_a_pivot_that_says_no(calm):
     assert calm.service.seen(answer.saga, "undo") == []
 
 
+def paid_once(calm, steps, key, word, way):
+    """After the crash: asked again under the same key, the saga has ended its way, and the service was paid once. The calls of `do`."""
+    calm.heal()
+    answer = calm.run(steps, deadline=20, key=key, mode="saga", wait="end")
+    assert answer.state == ("completed" if way == "forward" else "compensated"), answer
+    assert notes(calm, word) == (["do a", "do b"] if way == "forward" else ["do a", "undo a"])
+    assert payments(calm, answer.saga) == [(30, "paid" if way == "forward" else "paid back")]
+    calls = calm.service.seen(answer.saga, "do")
+    assert len(keys(calls)) == 1, calls
+    return calls
+
+
 @pytest.mark.parametrize("point", ["saga_call_sent", "saga_call_answered"])
 @pytest.mark.parametrize("way", ["forward", "back"])
 def test_coordinator_killed_between_call_and_answer(calm, point, way):
@@ -247,13 +259,8 @@ def test_coordinator_killed_between_call_and_answer(calm, point, way):
     future = calm.app.run_later(steps, key=key, mode="saga", wait="end")
     assert calm.coordinator.wait_exit() == -9, f"{point} was not reached"
     settle(future)
-    calm.heal()
-    answer = calm.run(steps, deadline=20, key=key, mode="saga", wait="end")
-    assert answer.state == ("completed" if way == "forward" else "compensated"), answer
-    assert notes(calm, word) == (["do a", "do b"] if way == "forward" else ["do a", "undo a"])
-    assert payments(calm, answer.saga) == [(30, "paid" if way == "forward" else "paid back")]
-    calls = calm.service.seen(answer.saga, "do")
-    assert len(keys(calls)) == 1 and len(calls) >= (1 if point == "saga_call_sent" else 2), calls
+    calls = paid_once(calm, steps, key, word, way)
+    assert len(calls) >= (1 if point == "saga_call_sent" else 2), calls
 
 
 @pytest.mark.parametrize("way", ["forward", "back"])
@@ -270,13 +277,8 @@ def test_coordinator_killed_while_the_service_works(calm, way):
     calm.coordinator.kill()
     settle(future)
     gate.set()
-    calm.heal()
-    answer = calm.run(steps, deadline=20, key=key, mode="saga", wait="end")
-    assert answer.state == ("completed" if way == "forward" else "compensated"), answer
-    assert notes(calm, word) == (["do a", "do b"] if way == "forward" else ["do a", "undo a"])
-    assert payments(calm, answer.saga) == [(30, "paid" if way == "forward" else "paid back")]
-    calls = calm.service.seen(answer.saga, "do")
-    assert len(keys(calls)) == 1 and len(calls) >= 2, calls
+    calls = paid_once(calm, steps, key, word, way)
+    assert len(calls) >= 2, calls
 
 
 def test_killed_while_it_compensates(calm):

@@ -552,6 +552,18 @@ static int outcome_find(struct world *world, uint32_t participant, const char *g
     return found;
 }
 
+/* Somebody else's row, not yet committed: looked at again until lock_timeout. */
+static void wait_for_row(struct world *world, struct session *s) {
+    if (s->waits_until_us == 0) {
+        s->waits_until_us = world->now_us + (uint64_t)s->run->lock_timeout_ms * MS;
+    }
+    if (world->now_us >= s->waits_until_us) {
+        run_fails(world, s, "55P03", "canceling statement due to lock timeout");
+    } else {
+        world_after(world, POLL_US, session_step, (uint64_t)session_slot(world, s), ++s->turn);
+    }
+}
+
 static bool do_outcome_row(struct world *world, struct session *s) {
     struct pg_op *op = s->run;
     int other = outcome_find(world, s->participant, op->gtid, op->key);
@@ -560,14 +572,7 @@ static bool do_outcome_row(struct world *world, struct session *s) {
         return false;
     }
     if (other != NO_XACT) {
-        if (s->waits_until_us == 0) {
-            s->waits_until_us = world->now_us + (uint64_t)op->lock_timeout_ms * MS;
-        }
-        if (world->now_us >= s->waits_until_us) {
-            run_fails(world, s, "55P03", "canceling statement due to lock timeout");
-            return false;
-        }
-        world_after(world, POLL_US, session_step, (uint64_t)session_slot(world, s), ++s->turn);
+        wait_for_row(world, s);
         return false;
     }
     need_xact(world, s);
@@ -604,14 +609,7 @@ static bool do_barrier(struct world *world, struct session *s) {
     bool busy;
     enum pg_barrier row = barrier_look(world, s->participant, &op->saga, s->xact, &kept, &busy);
     if (busy && (row == PG_NO_ROW || (row == PG_DONE && op->saga.op == SAGA_OP_UNDO))) {
-        if (s->waits_until_us == 0) {
-            s->waits_until_us = world->now_us + (uint64_t)op->lock_timeout_ms * MS;
-        }
-        if (world->now_us >= s->waits_until_us) {
-            run_fails(world, s, "55P03", "canceling statement due to lock timeout");
-            return false;
-        }
-        world_after(world, POLL_US, session_step, (uint64_t)session_slot(world, s), ++s->turn);
+        wait_for_row(world, s);
         return false;
     }
     s->waits_until_us = 0;
