@@ -7,9 +7,11 @@
 
 #include "client/cmd.h"
 #include "client/listing.h"
+#include "common/text.h"
 
 #define ATTEMPTS 5u /* an unreachable coordinator is reported after about a second */
 #define LIMIT_MAX 1000u
+#define SHOWN_MAX 80u /* bytes of a payload in the column */
 
 static const char usage[] =
     "usage: lockstep events PARTICIPANT [--type TYPE] [--key KEY] [--offset N] [--limit N]\n\n"
@@ -27,7 +29,8 @@ static void add_payloads(json_t *events) {
     json_array_foreach(events, index, event) {
         char *text = json_dumps(json_object_get(event, "payload"), JSON_COMPACT | JSON_ENCODE_ANY);
         if (text != NULL)
-            (void)json_object_set_new(event, "shown", json_sprintf("%.80s%s", text, strlen(text) > 80 ? "..." : ""));
+            (void)json_object_set_new(event, "shown", json_sprintf("%.*s%s", (int)text_cut(text, strlen(text), SHOWN_MAX), text,
+                                                                      strlen(text) > SHOWN_MAX ? "..." : ""));
         free(text);
     }
 }

@@ -22,6 +22,7 @@
 #include "common/diag.h"
 #include "common/failpoint.h"
 #include "common/peer.h"
+#include "coordinator/alert.h"
 #include "coordinator/api/api.h"
 #include "coordinator/coordmsg.h"
 #include "coordinator/host.h"
@@ -1099,6 +1100,15 @@ bool agents_ask(struct agents *agents, uint32_t participant, Lockstep__Ask *ask)
     return send_frame(link, &frame) == LS_OK;
 }
 
+/* Told without being asked: choreography has a dead letter, and calls a human as a saga of ours does. */
+static void on_alarm(struct link *link, const Lockstep__Tell *tell) {
+    struct alert alert = {.cause = ALERT_DEAD_LETTER, .text = "an event is a dead letter, see `lockstep dlq list`"};
+    alert.reason = tell->reason;
+    alert.sqlstate = tell->sqlstate;
+    diag(DIAG_ERROR, alert.text, "participant", link_name(link), "reason", tell->reason != NULL ? tell->reason : "", NULL);
+    (void)alerts_raise(link->agents->host->alerts, &alert);
+}
+
 /* --------------------------------------------------------------- frames */
 
 static void on_ready(struct link *link) {
@@ -1159,7 +1169,10 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
         on_route(link, frame->route);
         return;
     case LOCKSTEP__FRAME__BODY_TELL:
-        api_on_told(link->agents->host->api, link->participant->number, frame->tell);
+        if (frame->tell->token == 0)
+            on_alarm(link, frame->tell);
+        else
+            api_on_told(link->agents->host->api, link->participant->number, frame->tell);
         return;
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:

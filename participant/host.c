@@ -81,10 +81,14 @@ static void carry_out(struct agenthost *host, const struct agent_effect *effect)
     case AEF_SEND_VOTE:
         log_vote(effect);
         uplink_carry_out(host->uplink, effect);
+        if (effect->vote.kind == AGENT_VOTE_COMMITTED)
+            relayhost_fresh(host->relay);
         return;
     case AEF_SEND_DONE:
         log_done(effect);
         uplink_carry_out(host->uplink, effect);
+        if (effect->done.kind == AGENT_DONE_COMMITTED)
+            relayhost_fresh(host->relay);
         return;
     case AEF_DIAL:
     case AEF_CLOSE:

@@ -21,6 +21,8 @@
 #include "lockstep/limits.h"
 
 #define SOURCES_MAX (2 * LS_PEERS_MAX) /* accepted links, those that have not said who they are included */
+#define GREET_MS 10000u                /* to say it */
+#define FULL_LOG_MS 60000u             /* between two lines that more wanted to be accepted */
 
 struct target {
     struct peers *peers;
@@ -37,6 +39,7 @@ struct source {
     struct peers *peers;
     struct peer *peer;
     char participant[LS_PARTICIPANT_MAX + 1]; /* "" before its Greet */
+    struct event *greet_timer;
     struct source *next;
 };
 
@@ -51,6 +54,7 @@ struct peers {
     struct target *targets;
     struct source *sources;
     unsigned source_count;
+    uint64_t full_said_us; /* 0: never */
 };
 
 static void greet(struct peers *peers, struct peer *peer) {
@@ -226,6 +230,7 @@ static void source_free(struct source *source) {
     while (*at != source) at = &(*at)->next;
     *at = source->next;
     source->peers->source_count--;
+    if (source->greet_timer != NULL) event_free(source->greet_timer);
     free(source);
 }
 
@@ -258,6 +263,7 @@ static void source_greeted(struct source *source, const Lockstep__Greet *said) {
         peer_close(older->peer, "a newer link of this participant has taken its place", true);
     }
     snprintf(source->participant, sizeof(source->participant), "%s", said->participant);
+    event_del(source->greet_timer);
     greet(peers, source->peer);
 }
 
@@ -288,6 +294,22 @@ static void source_closed(void *context, struct peer *peer, const char *reason) 
     source_free(source);
 }
 
+static void on_no_greet(evutil_socket_t fd, short what, void *arg) {
+    (void)fd;
+    (void)what;
+    struct source *source = arg;
+    diag(DIAG_WARN, "link closed", "address", peer_address(source->peer), "reason", "it has not said who it is", NULL);
+    peer_close(source->peer, "it has not said who it is", true);
+}
+
+static void say_full(struct peers *peers) {
+    uint64_t now_us = daemon_now_us();
+    if (peers->full_said_us != 0 && now_us - peers->full_said_us < UINT64_C(1000) * FULL_LOG_MS) return;
+    peers->full_said_us = now_us;
+    diag(DIAG_ERROR, "more agents want to send events here than can be accepted: some are closed at once", "most",
+         diag_u64(SOURCES_MAX), NULL);
+}
+
 static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address, int length,
                       void *context) {
     static const struct peer_callbacks callbacks = {source_open, source_frame, source_closed, NULL};
@@ -296,12 +318,19 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     (void)length;
     struct peers *peers = context;
     struct ls_error err;
+    const struct timeval soon = {.tv_sec = GREET_MS / 1000};
     struct source *source =
         peers->server != NULL && peers->source_count < SOURCES_MAX ? calloc(1, sizeof(*source)) : NULL;
+    if (peers->source_count >= SOURCES_MAX) say_full(peers);
+    if (source != NULL && (source->greet_timer = event_new(peers->base, -1, 0, on_no_greet, source)) == NULL) {
+        free(source);
+        source = NULL;
+    }
     if (source == NULL) {
         (void)close(fd); /* it dials again, with backoff */
         return;
     }
+    event_add(source->greet_timer, &soon);
     source->peers = peers;
     source->next = peers->sources;
     peers->sources = source;

@@ -5,6 +5,12 @@
  * database's own subscriptions are read; what is new, its own or said by the coordinator, is stored; the whole is read
  * back and given to the core. A look every second finds subscriptions that were made meanwhile. Events for this
  * participant itself take no link, and the same way otherwise.
+ *
+ * One participant sends the events of a database, for ever: the first whose agent has asked (lockstep.relay_take). To a
+ * receiver an event is the same only under the same name and position. The agent of another one rests, and says so.
+ *
+ * `sure`: up to there positions were given out for certain, a synchronous standby's word included. Nothing beyond it is
+ * sent. A database that has less has lost WAL: a human is told, and the core begins again where the database says.
  */
 #include "participant/relay_host.h"
 
@@ -19,18 +25,21 @@
 #include "common/failpoint.h"
 #include "common/hash.h"
 #include "common/memory.h"
+#include "common/text.h"
 #include "participant/host.h"
 #include "participant/link.h"
 #include "participant/page.h"
 #include "participant/peers.h"
 #include "participant/pg/conn.h"
 #include "participant/pg/sql.h"
-#include "participant/pg/xid.h"
 
 #define LOOK_MS 1000u
 #define PRUNE_LOOKS_MAX 30u /* between two prunings, when the one before found little */
 #define PRUNE_BATCH 1000
+#define PRUNE_LOOKED_MAX 5000 /* own events looked at in one statement */
+#define REST_LOOKS 5u         /* between two attempts to be the one that relays */
 #define LATER_BATCH "100"
+#define ALARM 0 /* the token of what nobody has asked: the coordinator calls a human */
 #define TELL_MAX (LS_FRAME_MAX - 1024u)
 #define TELL_ROWS_MAX 1000u
 
@@ -61,6 +70,7 @@ struct job {
     uint64_t op;
     bool park;
     char *handler, *role, *source;
+    char sqlstate[LS_SQLSTATE_LEN + 1], reason[128]; /* of a parking: for whoever is called */
     struct pg_delivery what;
     struct job *next;
 };
@@ -80,6 +90,11 @@ struct relayhost {
     struct event *timer, *look_timer, *own_event;
     uint64_t timer_us;
     bool started, stepping;
+    /* whose relay it is */
+    bool wanted, taking, resting;
+    int64_t sure, back_to;
+    bool unsure; /* what the last claim gave out may not have reached the standby */
+    bool back;   /* positions have gone back, and the core has not been told */
     /* who wants what */
     struct subscriptions subscriptions;
     bool known; /* subscriptions were read */
@@ -94,12 +109,15 @@ struct relayhost {
     struct own *own, **own_last;
     struct watermark *watermarks;
     uint32_t looks;
-    bool pruning, prune_more, stating, late_busy;
+    bool pruning, prune_more, stating, late_busy, stated;
+    int64_t prune_after;
     struct relayhost_stats stats;
 };
 
 static void step(struct relayhost *relay, struct relay_event *event);
 static void turn(struct relayhost *relay);
+static void take_relay(struct relayhost *relay);
+static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason);
 
 static void ask_db(struct relayhost *relay, const char *sql, int count, const char *const *values, bool exclusive,
                    pg_query_fn *done, void *context) {
@@ -113,9 +131,23 @@ static const char *i64_text(int64_t value, char text[24]) {
 
 /* A value that must be a number: 0 if it is none. */
 static int64_t number_at(const struct conn_item *item, int row, int column) {
-    uint64_t value = 0;
-    (void)pg_parse_u64(conn_value(item, row, column), &value);
-    return (int64_t)value;
+    const char *text = conn_value(item, row, column);
+    return text != NULL ? strtoll(text, NULL, 10) : 0;
+}
+
+/* A database that has lost WAL is no longer the one whose positions the core knows. */
+static void gone_back(struct relayhost *relay, const char *why) {
+    if (relay->back) return;
+    diag(DIAG_ERROR, "needs a human", "what", "positions of events have gone back: this database has lost WAL. Subscribers "
+         "may have what is not there any more; events that bear a position they know will be dead letters there", "why",
+         why, "known", diag_u64((uint64_t)relay->sure), NULL);
+    relay->back = true;
+    relay->back_to = -1; /* until it is known */
+    take_relay(relay);
+}
+
+static bool is_gone_back(enum pg_query_result result, const struct conn_item *item) {
+    return result == PG_QUERY_FAILED && strcmp(conn_sqlstate(item), "LS005") == 0;
 }
 
 static void complain(const char *what, enum pg_query_result result, const struct conn_item *item) {
@@ -145,9 +177,20 @@ static void claim_done(void *context, enum pg_query_result result, const struct 
     struct asked asked = *(struct asked *)context;
     struct relay_event event = {.kind = REV_DB_CLAIM, .op = asked.op};
     free(context);
-    complain("events cannot be given positions", result, item);
+    if (is_gone_back(result, item))
+        gone_back(asked.relay, conn_message(item));
+    else
+        complain("events cannot be given positions", result, item);
     event.claim.ok = result == PG_QUERY_OK;
+    if (!event.claim.ok) asked.relay->unsure = true; /* it may have given out some */
     event.claim.given = event.claim.ok ? (uint32_t)number_at(item, 0, 0) : 0;
+    if (event.claim.given > 0 && item->warned) { /* a standby that is waited for may not have them */
+        diag(DIAG_WARN, "positions were given out, replication unknown: their events wait", NULL);
+        asked.relay->unsure = true;
+        event.claim.ok = false;
+    } else if (event.claim.given > 0) {
+        asked.relay->sure = number_at(item, 0, 1);
+    }
     if (event.claim.given > 0) /* Crash: they have positions and were sent to nobody: read by the next life. */
         (void)failpoint_hit(FP_relay_claimed);
     step(asked.relay, &event);
@@ -172,12 +215,12 @@ static void read_done(void *context, enum pg_query_result result, const struct c
             page_add(page, &found);
         }
         int64_t looked = number_at(item, 0, PAGE_LOOKED), total = number_at(item, 0, PAGE_TOTAL);
+        event.read.ok = looked >= asked.after;
+        if (!event.read.ok) gone_back(asked.relay, "a subscriber has acknowledged more than was ever given out");
         event.read.page = page;
         event.read.count = page->count;
         event.read.more = total > (int64_t)page->count || total >= (int64_t)LS_EVENT_PAGE_MAX;
-        event.read.upto = event.read.more        ? page->events[page->count - 1].position
-                          : looked > asked.after ? looked
-                                                 : asked.after;
+        event.read.upto = event.read.more ? page->events[page->count - 1].position : looked;
         if (page->count > 0) /* Crash: read again. */
             (void)failpoint_hit(FP_relay_page_read);
     }
@@ -188,7 +231,10 @@ static void store_done(void *context, enum pg_query_result result, const struct 
     struct asked asked = *(struct asked *)context;
     struct relay_event event = {.kind = REV_DB_STORE, .op = asked.op};
     free(context);
-    complain("an acknowledgement cannot be stored", result, item);
+    if (is_gone_back(result, item))
+        gone_back(asked.relay, conn_message(item));
+    else
+        complain("an acknowledgement cannot be stored", result, item);
     event.store.ok = result == PG_QUERY_OK;
     step(asked.relay, &event);
 }
@@ -240,8 +286,9 @@ static void delivered(void *context, enum relay_handled result, const char *sqls
     event.handle.sqlstate = sqlstate;
     event.handle.reason = reason;
     relay->running--;
-    if (result == RELAY_FAILED)
-        diag(DIAG_WARN, "a handler has failed", "handler", job->handler, "source", job->source, "position",
+    if (result == RELAY_FAILED || result == RELAY_UNKNOWN)
+        diag(DIAG_WARN,
+             result == RELAY_FAILED ? "a handler has failed" : "what became of a delivery is not known", "handler", job->handler, "source", job->source, "position",
              diag_u64((uint64_t)job->what.position), "key", job->what.key, "sqlstate", sqlstate, "reason", reason,
              NULL);
     job_free(job);
@@ -301,16 +348,23 @@ static void park_done(void *context, enum relay_parked result) {
     struct relayhost *relay = job->relay;
     struct relay_event event = {.kind = REV_DB_PARK, .op = job->op};
     event.park.result = result;
-    if (result == RELAY_DEAD)
+    if (result == RELAY_DEAD) {
+        char letter[512];
+        snprintf(letter, sizeof(letter), "%s/%s/%" PRId64 "/%s, %s of %s in saga %s: %s", relay->host->conf.name, job->source,
+                 job->what.position, job->handler, job->what.type, job->what.key, job->what.saga, job->reason);
         diag(DIAG_ERROR, "needs a human", "what", "an event is a dead letter", "handler", job->handler, "source",
              job->source, "position", diag_u64((uint64_t)job->what.position), "key", job->what.key, "saga",
              job->what.saga, NULL);
+        tell(relay, ALARM, NULL, job->sqlstate, letter);
+    }
     job_free(job);
     step(relay, &event);
 }
 
 static void start_parking(struct relayhost *relay, const struct relay_effect *effect) {
     struct job *job = job_new(relay, effect);
+    snprintf(job->sqlstate, sizeof(job->sqlstate), "%s", effect->sqlstate);
+    text_copy_line(job->reason, sizeof(job->reason), effect->reason);
     pg_park(relay->host->pg, &job->what, effect->sqlstate, effect->reason, effect->attempts_max, effect->wait_ms,
             park_done, job);
 }
@@ -401,7 +455,7 @@ static void send_acknowledgement(struct relayhost *relay, const struct relay_eff
 /* ---- effects */
 
 static void carry_out(struct relayhost *relay, const struct relay_effect *effect) {
-    char position[24], limit[24], bytes[24];
+    char position[24], limit[24], bytes[24], sure[24];
     switch (effect->kind) {
     case REF_REPORT:
         diag(DIAG_WARN, "relay", "what", effect->text, NULL);
@@ -416,13 +470,14 @@ static void carry_out(struct relayhost *relay, const struct relay_effect *effect
         page_free(effect->page);
         return;
     case REF_DB_CLAIM:
-        ask_db(relay, SQL_RELAY_CLAIM, 1, (const char *[]){i64_text(effect->limit, limit)}, true, claim_done,
+        ask_db(relay, SQL_RELAY_CLAIM, 2,
+               (const char *[]){i64_text(effect->limit, limit), i64_text(relay->sure, position)}, true, claim_done,
                asked_new(relay, effect));
         return;
     case REF_DB_READ:
-        ask_db(relay, SQL_RELAY_PAGE, 4,
-               (const char *[]){effect->peer, i64_text(effect->position, position), i64_text(effect->limit, limit),
-                                i64_text(LS_EVENT_PAGE_BYTES, bytes)},
+        ask_db(relay, SQL_RELAY_PAGE, 5,
+               (const char *[]){effect->peer, i64_text(effect->position, position), i64_text(relay->sure, sure),
+                                i64_text(effect->limit, limit), i64_text(LS_EVENT_PAGE_BYTES, bytes)},
                false, read_done, asked_new(relay, effect));
         return;
     case REF_DB_STORE:
@@ -436,7 +491,7 @@ static void carry_out(struct relayhost *relay, const struct relay_effect *effect
         start_parking(relay, effect);
         return;
     case REF_DB_DUE:
-        ask_db(relay, SQL_RELAY_DUE, 1, (const char *[]){i64_text(effect->limit, limit)}, false, due_done,
+        ask_db(relay, SQL_RELAY_DUE, 1, (const char *[]){i64_text(effect->limit, limit)}, true, due_done,
                asked_new(relay, effect));
         return;
     }
@@ -522,6 +577,11 @@ static void tell_core(struct relayhost *relay, const struct conn_item *item) {
     event.routes.subscribers = who;
     event.routes.handlers = handlers;
     event.routes.handler_count = relay->subscriptions.count;
+    event.routes.back = relay->back && relay->back_to >= 0;
+    if (event.routes.back) { /* from here on positions are given out again */
+        relay->sure = relay->back_to;
+        relay->back = false;
+    }
     step(relay, &event);
     peers_open(relay->peers);
     free(who);
@@ -741,10 +801,34 @@ void relayhost_route(struct relayhost *relay, const Lockstep__Route *route) {
 
 /* ---- once a second */
 
+static void write_later(struct relayhost *relay);
+
 static void later_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->late_busy = false;
     complain("events of later cannot be written", result, item);
+    if (result != PG_QUERY_OK) return;
+    if (number_at(item, 0, 1) > 0)
+        diag(DIAG_ERROR, "needs a human", "what", "events of later cannot be written; tried again in a minute", "events",
+             diag_u64((uint64_t)number_at(item, 0, 1)), "last", conn_value(item, 0, 2), NULL);
+    if (number_at(item, 0, 0) > 0) relayhost_fresh(relay);
+    const char *more = conn_value(item, 0, 3);
+    if (more != NULL && more[0] == 't') write_later(relay);
+}
+
+static void write_later(struct relayhost *relay) {
+    if (relay->late_busy) return;
+    relay->late_busy = true;
+    ask_db(relay, SQL_RELAY_LATER, 1, (const char *[]){LATER_BATCH}, true, later_done, relay);
+}
+
+/* Of a handler's dead letter it is said when it becomes one. */
+static void tell_unwanted(struct relayhost *relay, uint64_t now) {
+    char text[128];
+    if (now <= (relay->stated ? relay->stats.unwanted : 0)) return;
+    snprintf(text, sizeof(text), "%s has %" PRIu64 " events that nobody subscribes to", relay->host->conf.name, now);
+    diag(DIAG_ERROR, "needs a human", "what", text, NULL);
+    tell(relay, ALARM, NULL, NULL, text);
 }
 
 static void state_done(void *context, enum pg_query_result result, const struct conn_item *item) {
@@ -756,7 +840,9 @@ static void state_done(void *context, enum pg_query_result result, const struct 
     relay->stats.behind_ms = (uint64_t)number_at(item, 0, 2);
     relay->stats.waiting = (uint64_t)number_at(item, 0, 3);
     relay->stats.dead = (uint64_t)number_at(item, 0, 4);
+    tell_unwanted(relay, (uint64_t)number_at(item, 0, 5));
     relay->stats.unwanted = (uint64_t)number_at(item, 0, 5);
+    relay->stated = true;
 }
 
 static void pruned(void *context, enum pg_query_result result, const struct conn_item *item) {
@@ -767,6 +853,14 @@ static void pruned(void *context, enum pg_query_result result, const struct conn
     int64_t gone = number_at(item, 0, 0);
     relay->stats.pruned += (uint64_t)gone;
     relay->prune_more = relay->prune_more || gone >= PRUNE_BATCH;
+}
+
+static void events_pruned(void *context, enum pg_query_result result, const struct conn_item *item) {
+    struct relayhost *relay = context;
+    pruned(context, result, item);
+    if (result != PG_QUERY_OK) return;
+    relay->prune_after = number_at(item, 0, 1); /* 0: from the beginning */
+    relay->prune_more = relay->prune_more || (number_at(item, 0, 0) > 0 && relay->prune_after > 0);
 }
 
 /* One batch of each source's inbox rows, and one of own events. */
@@ -784,7 +878,9 @@ static void prune(struct relayhost *relay) {
     if (conf->keep_events_ms > 0) {
         relay->pruning = true;
         i64_text((int64_t)(conf->keep_events_ms / 1000), keep);
-        ask_db(relay, SQL_EVENT_PRUNE, 2, (const char *[]){keep, batch}, true, pruned, relay);
+        i64_text(PRUNE_LOOKED_MAX, batch);
+        ask_db(relay, SQL_EVENT_PRUNE, 3, (const char *[]){keep, i64_text(relay->prune_after, stored), batch}, true,
+               events_pruned, relay);
     }
 }
 
@@ -792,11 +888,13 @@ static void on_look(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     struct relayhost *relay = arg;
-    look_at_subscriptions(relay);
-    if (!relay->late_busy) {
-        relay->late_busy = true;
-        ask_db(relay, SQL_RELAY_LATER, 1, (const char *[]){LATER_BATCH}, true, later_done, relay);
+    if (!relay->started) {
+        if (!relay->resting || ++relay->looks % REST_LOOKS == 0) take_relay(relay);
+        return;
     }
+    if (relay->unsure || relay->back) take_relay(relay);
+    look_at_subscriptions(relay);
+    write_later(relay);
     if (!relay->stating) {
         relay->stating = true;
         ask_db(relay, SQL_RELAY_STATE, 0, NULL, false, state_done, relay);
@@ -806,12 +904,65 @@ static void on_look(evutil_socket_t fd, short what, void *arg) {
     if (!relay->pruning && (relay->prune_more || ++relay->looks % often == 0)) prune(relay);
 }
 
+/* ---- whose relay it is */
+
+static void not_ours(struct relayhost *relay, const char *holder) {
+    if (relay->started) /* somebody has changed lockstep.relay by hand: the next life rests */
+        diag_fatal(LS_EXIT_ERROR, "another participant's agent relays the events of this database now", "relay", holder,
+                   NULL);
+    if (!relay->resting)
+        diag(DIAG_ERROR, "another participant's agent relays the events of this database: this one's relay rests",
+             "relay", holder, "mend",
+             "one agent for each database; or, once everything is acknowledged and that one is stopped: update "
+             "lockstep.relay set participant = null",
+             NULL);
+    relay->resting = true;
+}
+
+static void relay_taken(void *context, enum pg_query_result result, const struct conn_item *item) {
+    struct relayhost *relay = context;
+    relay->taking = false;
+    complain("whose relay it is cannot be read", result, item);
+    if (result != PG_QUERY_OK) return; /* at the next look */
+    const char *holder = conn_value(item, 0, 0);
+    if (holder == NULL || !is_self(relay, holder)) {
+        not_ours(relay, holder != NULL ? holder : "");
+        return;
+    }
+    if (item->warned) return; /* nobody knows whether the standby has it: at the next look */
+    if (relay->back)
+        relay->back_to = number_at(item, 0, 1);
+    else if (number_at(item, 0, 1) > relay->sure)
+        relay->sure = number_at(item, 0, 1);
+    if (!relay->started) {
+        if (relay->resting) diag(DIAG_INFO, "the relay begins", NULL);
+        relay->resting = false;
+        relay->started = true;
+        look_at_subscriptions(relay);
+    } else if (relay->back || relay->unsure) {
+        relay->look = true; /* the core is told again, and reads again */
+        turn(relay);
+    }
+    relay->unsure = false;
+}
+
+static void take_relay(struct relayhost *relay) {
+    if (relay->taking) return;
+    relay->taking = true;
+    ask_db(relay, SQL_RELAY_TAKE, 1, (const char *[]){relay->host->conf.name}, true, relay_taken, relay);
+}
+
 void relayhost_start(struct relayhost *relay) {
     const struct timeval often = {.tv_sec = LOOK_MS / 1000, .tv_usec = (suseconds_t)(LOOK_MS % 1000) * 1000};
-    if (relay->started) return;
-    relay->started = true;
+    if (relay->wanted) return;
+    relay->wanted = true;
     event_add(relay->look_timer, &often);
-    look_at_subscriptions(relay);
+    take_relay(relay);
+}
+
+void relayhost_fresh(struct relayhost *relay) {
+    struct relay_event event = {.kind = REV_FRESH};
+    if (relay->started) step(relay, &event);
 }
 
 /* ---- what somebody asks */
@@ -864,7 +1015,10 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
         return;
     }
     if (!relay->started) {
-        tell(relay, ask->token, NULL, "57P03", "the agent has not begun to serve");
+        bool elsewhere = relay->resting && ask->kind != LOCKSTEP__ASK_KIND__ASK_EVENTS;
+        tell(relay, ask->token, NULL, elsewhere ? "55000" : "57P03",
+             elsewhere ? "another participant's agent relays the events of this database: ask that one"
+                       : "the agent has not begun to serve");
         return;
     }
     struct question *question = memory_new(sizeof(*question));
@@ -941,6 +1095,7 @@ void relayhost_stats(const struct relayhost *relay, struct relayhost_stats *ret_
     relay_stats(relay->core, &ret_stats->core);
     ret_stats->peers_up = peers_up(relay->peers);
     ret_stats->subscriptions = relay->subscriptions.count;
+    ret_stats->resting = relay->resting;
 }
 
 /* Pages and jobs that are under way go with the process. */

@@ -20,6 +20,8 @@ void relayhost_free(struct relayhost *relay);
 void relayhost_set_tls(struct relayhost *relay, SSL_CTX *server, SSL_CTX *client);
 /* The database is ours. Once; again changes nothing. */
 void relayhost_start(struct relayhost *relay);
+/* A transaction has committed here that may have written events: they need not wait for the next look. */
+void relayhost_fresh(struct relayhost *relay);
 /* The coordinator takes work: it is told what this participant wants. */
 void relayhost_announce(struct relayhost *relay);
 /* Frames of the coordinator; borrowed. */
@@ -29,6 +31,7 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask);
 struct relayhost_stats {
     struct relay_stats core;
     unsigned peers_up, subscriptions;
+    bool resting; /* another participant's agent relays the events of this database */
     /* as the database last said: events without a position, behind the slowest subscriber in positions and in time,
      * inbox rows, letters */
     uint64_t unclaimed, behind, behind_ms, waiting, dead, unwanted;

@@ -55,7 +55,7 @@ enum { RELAY_COUNTERS = sizeof(relay_counters) / sizeof(relay_counters[0]) };
 enum { COUNTERS = sizeof(counters) / sizeof(counters[0]) };
 
 enum gauge_id { G_STATE, G_LINK, G_BRANCHES, G_PREPARED, G_RUNNING, G_CREDITS, G_QUARANTINED, G_WORKERS, G_IDLE, G_FINISHERS, G_WAITING,
-                G_PEERS, G_SUBSCRIPTIONS, G_LAG_EVENTS, G_LAG, G_UNCLAIMED, G_PARKED, G_DEAD, G_UNWANTED, GAUGES };
+                G_PEERS, G_SUBSCRIPTIONS, G_LAG_EVENTS, G_LAG, G_UNCLAIMED, G_PARKED, G_DEAD, G_UNWANTED, G_RESTING, GAUGES };
 static const struct {
     const char *name, *help;
 } gauges[GAUGES] = {
@@ -75,9 +75,10 @@ static const struct {
     [G_LAG_EVENTS] = {"lockstep_agent_outbox_lag_events", "events that the slowest subscriber wants and has not acknowledged (10000: or more)"},
     [G_LAG] = {"lockstep_agent_outbox_lag_seconds", "age of the oldest event that somebody wants and has not acknowledged"},
     [G_UNCLAIMED] = {"lockstep_agent_events_unclaimed", "own events without a position (10000: or more)"},
-    [G_PARKED] = {"lockstep_agent_events_parked", "events that wait for another attempt, or behind such a one of their key"},
-    [G_DEAD] = {"lockstep_agent_dead_letters", "events that a handler has refused for good"},
-    [G_UNWANTED] = {"lockstep_agent_unwanted_events", "events that nobody subscribes to"},
+    [G_PARKED] = {"lockstep_agent_events_parked", "events that wait for another attempt, or behind such a one of their key (10000: or more)"},
+    [G_DEAD] = {"lockstep_agent_dead_letters", "events that a handler has refused for good (10000: or more)"},
+    [G_UNWANTED] = {"lockstep_agent_unwanted_events", "events that nobody subscribes to (10000: or more)"},
+    [G_RESTING] = {"lockstep_agent_relay_resting", "1 while another participant's agent relays the events of this database"},
 };
 
 struct agentstats {
@@ -128,6 +129,7 @@ static void refresh(struct agentstats *stats)
         [G_LAG_EVENTS] = (double)relay.behind,   [G_LAG] = (double)relay.behind_ms / 1000,
         [G_UNCLAIMED] = (double)relay.unclaimed, [G_PARKED] = (double)relay.waiting,
         [G_DEAD] = (double)relay.dead,           [G_UNWANTED] = (double)relay.unwanted,
+        [G_RESTING] = relay.resting,
     };
     for (size_t i = 0; i < GAUGES; i++)
         metric_set(stats->gauge[i], values[i]);

@@ -2,8 +2,8 @@
  * relay.c: see relay.h.
  *
  * A subscriber:   IDLE -> READING -> SENT -> STORING -> IDLE      anything that fails: PAUSED -> IDLE, and what is not
- * stored is sent again A page at work: HANDLING -> (PARKING ->) HANDLING ... -> done   an answer that is lost: PAUSED
- * -> HANDLING of the same item
+ * stored is sent again A page at work: HANDLING -> (PARKING ->) HANDLING ... -> done   what cannot be
+ * parked: PAUSED -> HANDLING of the same item
  *
  * There is one page at work for each source, and one of parked events that are due. Retries run beside the source they
  * came from: the database keeps the order of a key, since whatever has one of its key waiting before it is queued
@@ -19,6 +19,9 @@
 
 /* So much may be looked over in vain before it is worth a write that it need not be looked over again. */
 #define LOOKED_MAX 1000
+/* The database is not asked for what is new for more than about a tenth of the time: behind an old snapshot a look walks
+ * over all that was new since. */
+#define CLAIM_REST 10
 
 enum sub_state { SUB_IDLE, SUB_READING, SUB_SENT, SUB_STORING, SUB_PAUSED };
 struct subscriber {
@@ -26,6 +29,7 @@ struct subscriber {
     enum sub_state state;
     bool known;     /* somebody there still wants something */
     bool up, more;  /* more: there may be events behind `after` */
+    bool stale;     /* READING, STORING: asked before positions went back */
     int64_t stored; /* acknowledged, and stored here */
     int64_t after;  /* the next page begins behind it */
     int64_t upto;   /* SENT, STORING */
@@ -44,7 +48,7 @@ struct work {
     bool again; /* the subscriptions have changed: this item from its first handler on */
     bool moved; /* something is through */
     uint64_t op, timer_us;
-    uint32_t failures;
+    uint32_t failures, wait_ms;
     char sqlstate[LS_SQLSTATE_LEN + 1], reason[RELAY_REASON_MAX + 1];
 };
 
@@ -65,6 +69,10 @@ struct relay {
     struct handler *handlers;
     uint32_t handler_count;
     uint64_t claim_op, claim_us, due_op, due_us;
+    uint64_t claim_began_us, claim_least_us; /* the last one; the next one not before */
+    uint64_t claim_pause_us;                 /* while nothing is found */
+    bool fresh;                              /* something was written while it ran */
+    uint64_t due_soon_us;                    /* the first of those parked since the last look */
     char text[RELAY_REASON_MAX + 256]; /* of the last report in this step */
     struct relay_stats stats;
 };
@@ -112,6 +120,13 @@ static void free_page(struct relay *r, void *page) {
     if (page != NULL) emit(r, REF_FREE_PAGE)->page = page;
 }
 
+static void min_us(uint64_t *least, uint64_t at_us) {
+    if (at_us < *least) *least = at_us;
+}
+static uint64_t max_us(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 /* ------------------------------------------------------------------- sending */
 
 static struct subscriber *find_subscriber(const struct relay *r, const char *name) {
@@ -149,6 +164,7 @@ static void read_next(struct relay *r, struct subscriber *s) {
 static void start_over(struct relay *r, struct subscriber *s, bool pause) {
     s->after = s->stored;
     s->more = true;
+    s->stale = false;
     s->timer_us = RELAY_NEVER;
     s->state = SUB_IDLE;
     if (!pause) return;
@@ -169,7 +185,7 @@ static void store(struct relay *r, struct subscriber *s, int64_t position) {
 static void on_read(struct relay *r, struct subscriber *s, const struct relay_event *event) {
     assert(s->state == SUB_READING);
     s->op = 0;
-    if (!event->read.ok || !s->up) {
+    if (!event->read.ok || !s->up || s->stale) {
         free_page(r, event->read.page);
         start_over(r, s, !event->read.ok);
         return;
@@ -206,8 +222,8 @@ static void on_ack(struct relay *r, const struct relay_event *event) {
 static void on_stored(struct relay *r, struct subscriber *s, bool ok) {
     assert(s->state == SUB_STORING);
     s->op = 0;
-    if (!ok) {
-        start_over(r, s, true);
+    if (!ok || s->stale) {
+        start_over(r, s, !ok);
         return;
     }
     assert(s->upto >= s->stored);
@@ -224,13 +240,32 @@ static void on_peer(struct relay *r, const char *peer, bool up) {
     if (!up && (s->state == SUB_SENT || s->state == SUB_PAUSED)) start_over(r, s, false);
 }
 
+/* Something may want a position: not to be waited for until the next look. */
+static void fresh(struct relay *r, uint64_t wait_us) {
+    r->fresh = r->claim_op != 0;
+    if (r->fresh || !r->routed) return;
+    r->claim_pause_us = r->config.claim_us;
+    min_us(&r->claim_us, max_us(r->now_us, r->claim_least_us + wait_us));
+}
+
 static void on_claim(struct relay *r, const struct relay_event *event) {
     r->claim_op = 0;
-    bool full = event->claim.ok && event->claim.given >= r->config.claim_max;
-    r->claim_us = full ? r->now_us : r->now_us + r->config.claim_us;
-    if (!event->claim.ok || event->claim.given == 0) return;
+    bool found = event->claim.ok && event->claim.given > 0;
+    bool full = found && event->claim.given >= r->config.claim_max;
+    r->claim_least_us = r->now_us + CLAIM_REST * (r->now_us - r->claim_began_us);
+    r->claim_pause_us = found ? r->config.claim_us : 2 * r->claim_pause_us;
+    if (r->claim_pause_us > r->config.claim_rest_us) r->claim_pause_us = max_us(r->config.claim_rest_us, r->config.claim_us);
+    r->claim_us = full ? r->now_us : max_us(r->claim_least_us, r->now_us + r->claim_pause_us);
+    if (r->fresh) fresh(r, 0);
+    if (!found) return;
     r->stats.claimed += event->claim.given;
     for (uint32_t i = 0; i < r->subscriber_count; i++) r->subscribers[i].more = true;
+}
+
+static void go_back(struct relay *r, struct subscriber *s, int64_t position) {
+    s->stored = s->after = position;
+    s->stale = s->state == SUB_READING || s->state == SUB_STORING;
+    if (!s->stale) start_over(r, s, false);
 }
 
 static void on_subscribers(struct relay *r, const struct relay_event *event) {
@@ -240,6 +275,7 @@ static void on_subscribers(struct relay *r, const struct relay_event *event) {
         struct subscriber *s = subscriber(r, from->participant);
         if (s == NULL) continue;
         s->known = s->more = true;
+        if (event->routes.back) go_back(r, s, from->position);
         if (s->state != SUB_IDLE || from->position <= s->stored) continue;
         s->stored = s->after = from->position;
     }
@@ -267,6 +303,7 @@ static void finish(struct relay *r, struct work *w) {
         effect->position = w->upto;
     } else {
         r->due_us = w->moved ? r->now_us : r->now_us + r->config.due_us; /* what stood behind it may be due now */
+        min_us(&r->due_us, max_us(r->now_us, r->due_soon_us));
     }
     free_page(r, w->page);
     w->page = NULL;
@@ -301,7 +338,7 @@ static void through(struct relay *r, struct work *w) {
     go_on(r, w);
 }
 
-/* Nobody knows: the same again, and nothing behind it before. The unique inbox row makes that harmless. */
+/* It may not even be parked: the same again, and nothing behind it before. The unique inbox row makes that harmless. */
 static void again_later(struct relay *r, struct work *w) {
     w->failures++;
     w->state = WORK_PAUSED;
@@ -326,14 +363,14 @@ static void park(struct relay *r, struct work *w, const struct relay_event *even
     effect->peer = w == r->due ? w->items[w->index].source : w->source;
     effect->sqlstate = w->sqlstate;
     effect->reason = w->reason;
-    effect->wait_ms = (uint32_t)(backoff_us(r, attempts) / 1000);
+    effect->wait_ms = w->wait_ms = (uint32_t)(backoff_us(r, attempts) / 1000);
     effect->attempts_max = r->config.attempts_max;
 }
 
 static void on_handled(struct relay *r, struct work *w, const struct relay_event *event) {
     assert(w->state == WORK_HANDLING);
     w->op = 0;
-    if (w->again && event->handle.result == RELAY_FAILED) {
+    if (w->again && (event->handle.result == RELAY_FAILED || event->handle.result == RELAY_UNKNOWN)) {
         w->handler = 0; /* which of the handlers it was is no longer said by its number */
         w->again = false;
         again_later(r, w);
@@ -344,6 +381,7 @@ static void on_handled(struct relay *r, struct work *w, const struct relay_event
         r->stats.handled++;
         r->stats.retried += w == r->due ? 1u : 0u;
         w->moved = true;
+        fresh(r, 0); /* what its handler has emitted */
         through(r, w);
         return;
     case RELAY_DUPLICATE:
@@ -355,10 +393,8 @@ static void on_handled(struct relay *r, struct work *w, const struct relay_event
         through(r, w);
         return;
     case RELAY_FAILED:
+    case RELAY_UNKNOWN: /* a transaction that still runs is waited for there */
         park(r, w, event);
-        return;
-    case RELAY_UNKNOWN:
-        again_later(r, w);
         return;
     }
     assert(false && "handled");
@@ -370,6 +406,8 @@ static void on_parked(struct relay *r, struct work *w, enum relay_parked result)
     switch (result) {
     case RELAY_WAITING:
         r->stats.parked++;
+        min_us(&r->due_soon_us, r->now_us + 1000 * (uint64_t)w->wait_ms);
+        if (r->due_us != RELAY_NEVER) min_us(&r->due_us, r->due_soon_us);
         through(r, w);
         return;
     case RELAY_DEAD:
@@ -414,6 +452,11 @@ static void begin(struct relay *r, struct work *w, const struct relay_event *eve
 
 static void on_page(struct relay *r, const struct relay_event *event) {
     struct work *w = r->routed ? work_of(r, event->peer) : NULL;
+    if (w == NULL && r->routed) {
+        (void)snprintf(r->text, sizeof(r->text), "more than %" PRIu32 " sources: nothing is taken from %.*s",
+                       r->config.peers_max, LS_PARTICIPANT_MAX, event->peer);
+        emit(r, REF_REPORT)->text = r->text;
+    }
     if (w == NULL || w->state != WORK_IDLE)
         free_page(r, event->page.page); /* it comes again; and the one at work will be acknowledged */
     else
@@ -449,10 +492,6 @@ static void on_handlers(struct relay *r, const struct relay_event *event) {
 
 /* ------------------------------------------------------------------ the step */
 
-static void min_us(uint64_t *least, uint64_t at_us) {
-    if (at_us < *least) *least = at_us;
-}
-
 uint64_t relay_next_timer(const struct relay *r) {
     uint64_t least = RELAY_NEVER;
     min_us(&least, r->claim_us);
@@ -485,10 +524,11 @@ static void pump(struct relay *r) {
     if (!r->routed) return;
     if (r->claim_op == 0 && r->claim_us <= r->now_us) {
         r->claim_us = RELAY_NEVER;
+        r->claim_began_us = r->now_us;
         emit_op(r, REF_DB_CLAIM, &r->claim_op)->limit = r->config.claim_max;
     }
     if (r->due_op == 0 && r->due->state == WORK_IDLE && r->due_us <= r->now_us) {
-        r->due_us = RELAY_NEVER;
+        r->due_us = r->due_soon_us = RELAY_NEVER;
         emit_op(r, REF_DB_DUE, &r->due_op)->limit = r->config.page_max;
     }
     for (uint32_t i = 0; i < r->subscriber_count; i++) read_next(r, &r->subscribers[i]);
@@ -518,6 +558,9 @@ static void dispatch(struct relay *r, const struct relay_event *event) {
         r->routed = true;
         on_subscribers(r, event);
         on_handlers(r, event);
+        return;
+    case REV_FRESH:
+        fresh(r, r->config.claim_us); /* it comes with every commit */
         return;
     case REV_PEER_UP:
     case REV_PEER_DOWN:
@@ -572,7 +615,8 @@ void relay_config_defaults(struct relay_config *config) {
                                     .handlers_max = 256,
                                     .attempts_max = 10,
                                     .claim_us = UINT64_C(50000),
-                                    .due_us = UINT64_C(500000),
+                                    .claim_rest_us = UINT64_C(1000000),
+                                    .due_us = UINT64_C(1000000),
                                     .ack_wait_us = UINT64_C(30000000),
                                     .backoff_min_us = UINT64_C(100000),
                                     .backoff_max_us = UINT64_C(30000000)};
@@ -585,7 +629,8 @@ struct relay *relay_new(const struct relay_config *config) {
     if (r == NULL) return NULL;
     r->config = *config;
     r->random = config->seed;
-    r->claim_us = r->due_us = RELAY_NEVER;
+    r->claim_us = r->due_us = r->due_soon_us = RELAY_NEVER;
+    r->claim_pause_us = config->claim_us;
     r->subscribers = calloc(config->peers_max, sizeof(*r->subscribers));
     r->works = calloc(config->peers_max + 1, sizeof(*r->works));
     r->handlers = calloc(config->handlers_max + 1, sizeof(*r->handlers));

@@ -9,10 +9,11 @@
  * read behind what it has acknowledged, send, wait for its acknowledgement, store that. What was sent and not
  * acknowledged is sent again: the receiver's inbox makes it harmless. An acknowledgement that is not stored is repeated
  * by the same way. Receiving. one page of each source at a time, in order: inbox row, handler and follow-up events are
- * one transaction of the host. A handler that fails is parked, with its key behind it, and the page goes on; what is
- * not known to be stored is tried again before anything behind it. Acknowledged is what stands in the inbox, whatever
- * became of it. Retrying.  parked events, the first of each key, when they are due; after attempts_max they are dead
- * letters and wait for a human.
+ * one transaction of the host. A handler that fails is parked, with its key behind it, and the page goes on. So is one whose
+ * answer is lost: parking waits for that transaction's inbox row, so it finds what was done after all, and counts what
+ * was not. What cannot even be parked is tried again before anything behind it. Acknowledged is what stands in the
+ * inbox, whatever became of it. Retrying.  parked events, the first of each key, when they are due; after attempts_max
+ * they are dead letters and wait for a human.
  *
  * It must never: acknowledge what is not stored; store a position that the subscriber has not said; send page n+1
  * before page n is acknowledged; claim before it knows who subscribes (events would be called unwanted).
@@ -41,7 +42,8 @@ struct relay_config {
     uint32_t peers_max;      /* subscribers and sources */
     uint32_t handlers_max;   /* subscriptions of this database */
     uint32_t attempts_max;   /* of a handler, then it is a dead letter */
-    uint64_t claim_us;       /* how often the database is looked at when nothing is known to be new */
+    uint64_t claim_us;       /* how often the database is looked at when nothing is known to be new, at first */
+    uint64_t claim_rest_us;  /* and after doubling while nothing was */
     uint64_t due_us;         /* the same for parked events */
     uint64_t ack_wait_us;    /* for an acknowledgement; then the page is sent again */
     uint64_t backoff_min_us; /* between attempts, doubling */
@@ -64,7 +66,7 @@ enum relay_handled {
     RELAY_DUPLICATE, /* they were before */
     RELAY_QUEUED,    /* committed as waiting behind an earlier one of its key */
     RELAY_FAILED,    /* rolled back for certain; sqlstate and reason say why */
-    RELAY_UNKNOWN    /* the answer is lost: done, or not, or later */
+    RELAY_UNKNOWN    /* the answer is lost: done, or not, or later; sqlstate and reason say what is known */
 };
 enum relay_parked {
     RELAY_WAITING,
@@ -76,6 +78,7 @@ enum relay_parked {
 enum relay_event_kind {
     REV_TICK,
     REV_ROUTES,    /* who subscribes to what is known, or has changed */
+    REV_FRESH,     /* something was written here that may want a position */
     REV_PEER_UP,   /* the agent of this participant can be sent to */
     REV_PEER_DOWN, /* what was sent to it may be lost */
     REV_ACK,       /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
@@ -108,6 +111,7 @@ struct relay_event {
             uint32_t subscriber_count;
             const struct relay_handler *handlers; /* of this database */
             uint32_t handler_count;
+            bool back; /* positions have gone back, the database has lost WAL: all begin where it says */
         } routes;
         int64_t position; /* REV_ACK */
         struct {
@@ -134,7 +138,7 @@ struct relay_event {
         } store;
         struct {
             enum relay_handled result;
-            const char *sqlstate, *reason; /* RELAY_FAILED */
+            const char *sqlstate, *reason; /* RELAY_FAILED, RELAY_UNKNOWN */
         } handle;
         struct {
             enum relay_parked result;

@@ -155,8 +155,9 @@ static void on_notice(void *arg, const PGresult *result)
     struct conn *conn = arg;
     const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
     struct conn_batch *batch = conn->head;
-    if (severity != NULL && strcmp(severity, "WARNING") == 0 && batch != NULL && batch->current < batch->count)
-        batch->items[batch->current].warned = true;
+    /* What comes behind the last item is about its commit, which the Sync brings: a standby that was not waited for. */
+    if (severity != NULL && strcmp(severity, "WARNING") == 0 && batch != NULL && batch->count > 0)
+        batch->items[batch->current < batch->count ? batch->current : batch->count - 1].warned = true;
 }
 
 /* ---- connecting */

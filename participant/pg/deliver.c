@@ -5,6 +5,9 @@
  *   first pipeline    BEGIN, timeouts, inbox row: `run`, or what is there already
  *   second pipeline   the handler, deferred constraints, synchronous_commit again, COMMIT
  *
+ * A backend that does not end in time is ended. An answer that is lost, or a commit that its standby may not have, is
+ * RELAY_UNKNOWN: whoever parks or delivers it next waits for the inbox row, and for the standby.
+ *
  * COMMIT may stand in one pipeline with the handler: the backend of a dead agent may commit late, but then the inbox
  * row is there with the effect, and whoever delivers the event again waits for it and finds it.
  */
@@ -21,6 +24,7 @@
 #define RELAY_APP "relay" /* its sessions are nobody else's; no identity has this form */
 #define LOCK_MS "5000"
 #define IDLE_GRACE_MS 5000u
+#define END_GRACE_MS 10000u /* beyond the handler's own time: who catches query_canceled does not end by it */
 
 struct delivery {
     struct branch branch; /* what a worker session is given to; first, and in no table */
@@ -30,10 +34,16 @@ struct delivery {
     pg_delivered_fn *done;
     void *context;
     enum relay_handled result;
+    bool overstayed;
     char sqlstate[LS_SQLSTATE_LEN + 1], reason[PG_MESSAGE_MAX + 1];
-    struct event *late;
+    struct event *late, *overstay;
     struct delivery *next, **place;
 };
+
+static void free_events(struct delivery *delivery) {
+    if (delivery->late != NULL) event_free(delivery->late);
+    if (delivery->overstay != NULL) event_free(delivery->overstay);
+}
 
 static void finish(struct delivery *delivery) {
     struct pg *pg = delivery->pg;
@@ -41,7 +51,7 @@ static void finish(struct delivery *delivery) {
     delivery->done(delivery->context, delivery->result, delivery->sqlstate, delivery->reason);
     *delivery->place = delivery->next;
     if (delivery->next != NULL) delivery->next->place = delivery->place;
-    if (delivery->late != NULL) event_free(delivery->late);
+    free_events(delivery);
     free(delivery);
 }
 
@@ -61,11 +71,40 @@ static void finish_late(struct delivery *delivery, enum relay_handled result, co
     event_active(delivery->late, EV_TIMEOUT, 0);
 }
 
-/* A session is only handed on when nothing is open there. */
-static void lost(struct delivery *delivery, struct conn *conn) {
-    if (conn != NULL && delivery->branch.session != NULL) delivery->branch.session->dirt = DIRT_BAD;
+static void unknown(struct delivery *delivery, const char *sqlstate, const char *reason) {
     delivery->result = RELAY_UNKNOWN;
+    snprintf(delivery->sqlstate, sizeof(delivery->sqlstate), "%s", sqlstate);
+    text_copy_line(delivery->reason, sizeof(delivery->reason), reason);
+}
+
+/* A session is only handed on when nothing is open there. The server's last word says more than that it was the last. */
+static void lost(struct delivery *delivery, const struct conn_batch *batch) {
+    const struct conn_item *last = batch->failed < batch->count ? &batch->items[batch->failed] : NULL;
+    if (delivery->branch.session != NULL) delivery->branch.session->dirt = DIRT_BAD;
+    if (delivery->overstayed)
+        unknown(delivery, "57014", "the handler did not end in time, its backend was ended");
+    else if (last != NULL && conn_sqlstate(last)[0] != '\0')
+        unknown(delivery, conn_sqlstate(last), conn_message(last));
+    else
+        unknown(delivery, "08006", "the handler's session was lost before its answer");
     finish(delivery);
+}
+
+static void ended_backend(void *context, enum pg_query_result result, const struct conn_item *item) {
+    (void)context;
+    (void)result;
+    (void)item;
+}
+
+static void on_overstay(evutil_socket_t fd, short what, void *arg) {
+    (void)fd;
+    (void)what;
+    struct delivery *delivery = arg;
+    struct session *session = delivery->branch.session;
+    const char *values[] = {delivery->branch.pid, delivery->branch.started};
+    delivery->overstayed = true;
+    pg_query(delivery->pg, SQL_STOP, 2, values, false, ended_backend, NULL);
+    if (session != NULL) conn_close(session->conn, "a handler did not end in time");
 }
 
 static void rolled_back(void *context, struct conn *conn, struct conn_batch *batch) {
@@ -96,11 +135,12 @@ static void ended(void *context, struct conn *conn, struct conn_batch *batch) {
     const struct conn_item *commit = &batch->items[batch->count - 1];
     bool committed = commit->status == PGRES_COMMAND_OK && strcmp(PQcmdStatus(commit->result), "COMMIT") == 0;
     if (!committed && batch->lost) {
-        lost(delivery, conn);
+        lost(delivery, batch);
     } else if (batch->failed < batch->count) {
         failed(delivery, conn, &batch->items[batch->failed]);
     } else {
-        if (!committed) delivery->result = RELAY_UNKNOWN; /* a COMMIT that rolls back without an error: again */
+        if (!committed) unknown(delivery, "25000", "COMMIT has rolled back without an error");
+        if (committed && commit->warned) unknown(delivery, "01000", "committed, the standby may not have it");
         /* Crash: inbox row and effect are committed, nobody has been told: it comes again, and finds its row. */
         (void)failpoint_hit(FP_relay_handled);
         finish(delivery);
@@ -129,7 +169,7 @@ static void send_handler(struct delivery *delivery, struct conn *conn) {
 static void taken(void *context, struct conn *conn, struct conn_batch *batch) {
     struct delivery *delivery = context;
     if (batch->lost) {
-        lost(delivery, conn);
+        lost(delivery, batch);
         return;
     }
     if (batch->failed < batch->count) {
@@ -172,11 +212,16 @@ static void deliver_send(struct pg *pg, struct branch *branch) {
     conn_add(session->conn, batch, SQL_INBOX_TAKE, 9, values);
     conn_end(session->conn, batch);
     session->dirt = DIRT_MUCH;
+    const uint64_t ms = delivery->statement_ms + END_GRACE_MS;
+    const struct timeval wait = {.tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000) * 1000};
+    delivery->overstay = event_new(pg->base, -1, 0, on_overstay, delivery);
+    if (delivery->overstay == NULL) abort();
+    event_add(delivery->overstay, &wait);
 }
 
 static void deliver_no_session(struct pg *pg, struct branch *branch, const char *reason) {
     (void)pg;
-    finish_late((struct delivery *)branch, RELAY_UNKNOWN, "", reason);
+    finish_late((struct delivery *)branch, RELAY_UNKNOWN, "08001", reason);
 }
 
 void pg_deliver(struct pg *pg, const struct pg_delivery *what, uint32_t statement_ms, pg_delivered_fn *done,
@@ -217,7 +262,7 @@ static void parked(void *context, enum pg_query_result result, const struct conn
     struct parking parking = *(struct parking *)context;
     free(context);
     const char *state = result == PG_QUERY_OK ? conn_value(item, 0, 0) : NULL;
-    if (result != PG_QUERY_OK)
+    if (result != PG_QUERY_OK || item->warned) /* warned: it, or what it has found done, may not have reached the standby */
         parking.done(parking.context, RELAY_NOT_PARKED);
     else if (state == NULL)
         parking.done(parking.context, RELAY_THROUGH);
@@ -245,7 +290,7 @@ void deliver_close_all(struct pg *pg) {
     while (pg->deliveries != NULL) {
         struct delivery *delivery = pg->deliveries;
         pg->deliveries = delivery->next;
-        if (delivery->late != NULL) event_free(delivery->late);
+        free_events(delivery);
         free(delivery);
     }
 }

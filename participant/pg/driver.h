@@ -207,6 +207,7 @@ struct pg {
     /* late answers */
     struct event *late_event;
     struct late *late_head, *late_tail;
+    uint64_t away_us[2]; /* when it was last said that no finisher, no worker is to be had; 0: not since one was */
     struct pg_stats stats;
 };
 
@@ -215,6 +216,10 @@ void pg_answer(struct pg *pg, struct agent_event *event);
 /* A zeroed late answer, queued: fill it in. */
 struct late *pg_answer_late(struct pg *pg, enum agent_event_kind kind, uint64_t op);
 void pg_report(struct pg *pg, int level, const char *what, const char *detail);
+/* No session is to be had. Said at once, and then once a minute: while a database is away many ask for one. `there`: one was had. */
+enum pg_away { PG_AWAY_FINISHER, PG_AWAY_WORKER };
+void pg_report_away(struct pg *pg, enum pg_away kind, const char *reason);
+void pg_report_there(struct pg *pg, enum pg_away kind);
 /* Fills an agent_answer from a finished item; strings point into the batch. */
 void pg_item_answer(const struct conn_batch *batch, uint32_t index, const char *expected_tag, struct agent_answer *ret_answer);
 bool pg_read_server(const struct conn_item *item, int row, int first_column, struct agent_server *ret_server);

@@ -70,7 +70,7 @@ static void on_closed(void *context, struct conn *conn, const char *reason)
     unlink_lane(lane);
     free(lane);
     if (!ready)
-        pg_report(group->pg, DIAG_WARN, "no finisher session", reason);
+        pg_report_away(group->pg, PG_AWAY_FINISHER, reason);
     if (!ready && group->lanes == NULL)
         fail_waiting(group, reason);
     else if (ready)
@@ -102,6 +102,7 @@ static void role_done(void *context, struct conn *conn, struct conn_batch *batch
         return;
     }
     lane->ready = true;
+    pg_report_there(lane->pg, PG_AWAY_FINISHER);
     dispatch(lane->group);
 }
 
@@ -142,7 +143,7 @@ static void open_lane(struct lane_group *group)
     if (pg_connect(pg, PG_PURPOSE_FINISHER, pg->target->user, &callbacks, lane, &lane->conn, &err) != LS_OK) {
         unlink_lane(lane);
         free(lane);
-        pg_report(pg, DIAG_WARN, "no finisher session", err.text);
+        pg_report_away(pg, PG_AWAY_FINISHER, err.text);
         if (group->lanes == NULL)
             fail_waiting(group, err.text);
         return;

@@ -12,6 +12,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "common/daemon.h"
 #include "common/hash.h"
 #include "participant/pg/driver.h"
 #include "participant/pg/xid.h"
@@ -60,6 +61,21 @@ struct late *pg_answer_late(struct pg *pg, enum agent_event_kind kind, uint64_t 
 void pg_report(struct pg *pg, int level, const char *what, const char *detail)
 {
     pg->callbacks.report(pg->context, level, what, detail);
+}
+
+void pg_report_away(struct pg *pg, enum pg_away kind, const char *reason)
+{
+    static const char *const what[] = {"no finisher session", "no worker session"};
+    uint64_t now_us = daemon_now_us();
+    if (pg->away_us[kind] != 0 && now_us - pg->away_us[kind] < UINT64_C(1000) * LS_ACCEPT_LOG_MS)
+        return;
+    pg->away_us[kind] = now_us;
+    pg_report(pg, DIAG_WARN, what[kind], reason);
+}
+
+void pg_report_there(struct pg *pg, enum pg_away kind)
+{
+    pg->away_us[kind] = 0;
 }
 
 void pg_item_answer(const struct conn_batch *batch, uint32_t index, const char *expected_tag, struct agent_answer *ret_answer)

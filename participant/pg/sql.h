@@ -162,8 +162,8 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " and pg_catalog.has_function_privilege(" SQL_FENCE_FUNCTION ", 'execute')"                                                     \
     " and " SQL_MAY_CALL("", "beyond_horizon(text, text)") " and " SQL_MAY_CALL("", "horizon_store(text, text, int8, int8)")    \
     " and " SQL_MAY_CALL("", "outcome_prune(text, int4)") " and " SQL_MAY_CALL("", "barrier_kept(text, int4)")                  \
-    " and " SQL_MAY_CALL("", "barrier_forget(text[])") " and " SQL_MAY_CALL("", "relay_claim(int4)")                            \
-    " and " SQL_MAY_CALL("", "relay_page(text, int8, int4, int4)") " and " SQL_MAY_CALL("", "relay_acknowledge(text, int8)")          \
+    " and " SQL_MAY_CALL("", "barrier_forget(text[])") " and " SQL_MAY_CALL("", "relay_claim(int4, int8)")                            \
+    " and " SQL_MAY_CALL("", "relay_page(text, int8, int8, int4, int4)") " and " SQL_MAY_CALL("", "relay_acknowledge(text, int8)")          \
     " and " SQL_MAY_CALL("", "route_store(text, text, text[])") " and " SQL_MAY_CALL("", "inbox_due(int4)")                        \
     " and pg_catalog.has_function_privilege('lockstep.timeline_history()', 'execute'))"
 
@@ -265,9 +265,12 @@ enum attempt_column { ATTEMPT_STATE, ATTEMPT_AT, ATTEMPT_TOUCHED, ATTEMPT_ROWS }
 #define SQL_PRUNE "select lockstep.outcome_prune($1, $2), " SQL_NO_WAIT
 
 /* ---- choreography: the relay's own */
-#define SQL_RELAY_CLAIM "select lockstep.relay_claim($1)"
+/* holder, position */
+#define SQL_RELAY_TAKE "select holder, position from lockstep.relay_take($1)"
+/* given, position */
+#define SQL_RELAY_CLAIM "select given, position from lockstep.relay_claim($1, $2)"
 enum page_column { PAGE_LOOKED, PAGE_TOTAL, PAGE_POSITION, PAGE_TYPE, PAGE_KEY, PAGE_VERSION, PAGE_PAYLOAD, PAGE_SAGA };
-#define SQL_RELAY_PAGE "select looked, total, position, type, key, version, payload, saga from lockstep.relay_page($1, $2, $3, $4)"
+#define SQL_RELAY_PAGE "select looked, total, position, type, key, version, payload, saga from lockstep.relay_page($1, $2, $3, $4, $5)"
 #define SQL_RELAY_STORE "select lockstep.relay_acknowledge($1, $2)"
 enum due_column { DUE_SOURCE, DUE_POSITION, DUE_HANDLER, DUE_TYPE, DUE_KEY, DUE_VERSION, DUE_SAGA, DUE_PAYLOAD, DUE_ATTEMPTS };
 #define SQL_RELAY_DUE "select source, position, handler, type, key, version, saga, payload, attempts from lockstep.inbox_due($1)"
@@ -276,14 +279,16 @@ enum due_column { DUE_SOURCE, DUE_POSITION, DUE_HANDLER, DUE_TYPE, DUE_KEY, DUE_
 #define SQL_ROUTE_STORE "select lockstep.route_store($1, $2, $3)"
 /* type, handler, role */
 #define SQL_SUBSCRIPTIONS "select type, handler, role from lockstep.subscriptions()"
-#define SQL_RELAY_LATER "select lockstep.relay_later($1)"
+/* written, failed, reason, more */
+#define SQL_RELAY_LATER "select written, failed, reason, more from lockstep.relay_later($1)"
 #define SQL_RELAY_STATE "select unclaimed, behind, behind_ms, waiting, dead, unwanted from lockstep.relay_state()"
 #define SQL_SHOW_EVENTS "select lockstep.show_events($1, $2, $3, $4, $5, $6)"
 #define SQL_SHOW_FLOW "select lockstep.show_flow($1)"
 #define SQL_SHOW_LETTERS "select lockstep.show_letters($1, $2)"
 #define SQL_LETTER_ACT "select lockstep.letter_act($1, $2, $3)"
 #define SQL_INBOX_PRUNE "select lockstep.inbox_prune($1, $2, $3, $4)"
-#define SQL_EVENT_PRUNE "select lockstep.event_prune($1, $2)"
+/* gone, looked */
+#define SQL_EVENT_PRUNE "select gone, looked from lockstep.event_prune($1, $2, $3)"
 /* One delivery, on a worker. Not prepared by name: whoever replaced them would be given the secret. */
 #define SQL_INBOX_TAKE "select lockstep.inbox_take($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 #define SQL_INBOX_PARK "select lockstep.inbox_park($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"

@@ -126,7 +126,7 @@ static void on_closed(void *context, struct conn *conn, const char *reason)
         session->branch->session = NULL;
     if (session->state == SESSION_OPENING) {
         struct branch *branch = first_waiting(pg, session);
-        pg_report(pg, DIAG_WARN, "no worker session", reason);
+        pg_report_away(pg, PG_AWAY_WORKER, reason);
         if (branch != NULL && unwait(pg, branch))
             branch->no_session(pg, branch, reason);
     }
@@ -147,6 +147,7 @@ static void login_done(void *context, struct conn *conn, struct conn_batch *batc
         conn_close(conn, "a pooler stands between the agent and PostgreSQL");
     } else {
         session->state = SESSION_IDLE;
+        pg_report_there(session->pg, PG_AWAY_WORKER);
         pump(session->pg);
     }
 }

@@ -31,15 +31,16 @@ import time
 from workload import ROLES, Client, Deed, Line, Load, check_indexes, commit_name, keep_logs, wait_orphans
 
 from harness.base import NotReached, wait_until
-from harness.programs import ROOT
+from harness.programs import ROOT, free_port
 from harness.system import GRACE_S, System
 
 with open(os.path.join(ROOT, "common", "failpoints.def"), encoding="utf-8") as source:
-    # Without what this load does not come to: calls of sagas to services (tests/pg/test_saga_call.py), events (test_choreography.py), and a
-    # window shorter than the load (test_horizon.py).
-    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_call_|relay_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
+    # Without what this load does not come to: calls of sagas to services (tests/pg/test_saga_call.py), and a window shorter than the load
+    # (test_horizon.py).
+    POINTS = dict(re.findall(r'^FAILPOINT\(((?!saga_call_|coord_settled_)\w+), "([\w-]+)", ".*"\)$', source.read(), re.M))
 LAYOUT = {"orders": 0, "balance": 1, "coupons": 1}
-KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1, "saga": 1, "saga no": 1}
+KINDS = {"transfer": 6, "order": 2, "too much": 1, "late no": 2, "slow": 2, "reader": 2, "chain": 2, "single": 2, "slow single": 1, "saga": 1, "saga no": 1, "event": 1}
+EVENTS = {"event": 6, "transfer": 1}
 SAGAS = {"saga": 3, "saga no": 3, "transfer": 1}
 SINGLES = {"transfer": 2, "single": 3, "slow single": 5}
 SLOW = {"transfer": 2, "slow": 6, "late no": 1, "slow single": 2}
@@ -72,6 +73,8 @@ SPECS = {
     **{name: Spec(most=3, kinds=SAGAS) for name in ("saga_before_begin", "saga_begin_durable", "saga_attempt_answered", "saga_before_phase",
                                                     "saga_passed_durable", "saga_turn_durable", "saga_before_end", "saga_end_durable",
                                                     "saga_before_forget")},
+    **{name: Spec(most=4, kinds=EVENTS) for name in POINTS if name.startswith("relay_")},
+    "relay_route_received": Spec(most=1, kinds=EVENTS),
     "agent_fence_stored": Spec("new_log", most=1),
     "coord_presume_waits": Spec("somebody_is_missing", most=1),
     "coord_key_joined": Spec(most=3),
@@ -103,8 +106,13 @@ class Place:
     """Servers, daemons and clients of many rounds."""
 
     def __init__(self, log, told):
-        self.system = System(LAYOUT, roles=ROLES, coordinator={"log": LOGS[log], "limits": {"resend": "1s"}})
+        self.system = System(LAYOUT, roles=ROLES, coordinator={"log": LOGS[log], "limits": {"resend": "1s"}}, start=False)
         self.load = Load(self.system, LAYOUT, KINDS, clients=4, line=lambda: Line(self.system.coordinator), repeats=0.2)
+        self.load.subscribe()
+        for agent in self.system.agents.values():
+            agent.config["peers"] = {"listen": f"127.0.0.1:{free_port()}"}
+        self.system.start()
+        wait_until(self.load.events_known, HEALTHY_S, "every agent knows who wants what")
         self.line = Line(self.system.coordinator)
         self.daemon, self.fail, self.dice, self.told = None, None, None, told
         self.daemons = [self.system.coordinator, *self.system.agents.values()]
@@ -295,6 +303,7 @@ class Place:
         if orphans:
             raise Violation(f"{orphans} prepared transactions {GRACE_S} s after everything runs")
         wait_until(self.nothing_pending, GRACE_S, "nothing is pending at the coordinator")
+        wait_until(lambda: self.load.events_outstanding() == 0, HEALTHY_S, lambda: f"every event has had its effect: {self.load.events_outstanding()} have not")
         found = self.load.audit(deeds)
         self.told.update(deed.told for deed in deeds)
         if self.load.surprises:

@@ -30,7 +30,21 @@ insert into account select n, %d from generate_series(1, %d) n;
 create table ledger(key text primary key, client int not null, kind text not null, change bigint not null);
 grant select, insert, update on account, ledger to checkout;
 grant delete on ledger to checkout;
-""" % (MONEY, ACCOUNTS)
+""" % (MONEY, ACCOUNTS) + """
+-- money that is paid here and told in an event, and what somebody else's event brings; one of ten is refused at first
+create function pay(key text, client int, change bigint, account int, other text, other_account int) returns void language plpgsql as $$ begin
+  insert into ledger values (key, client, 'event', change);
+  update account a set amount = a.amount + change where a.id = account;
+  perform lockstep.emit('money.' || other, key, jsonb_build_object('client', client, 'change', -change, 'account', other_account));
+end $$;
+create function receive(e jsonb) returns void language plpgsql as $$ begin
+  if random() < 0.1 then
+    raise exception 'not now';
+  end if;
+  insert into ledger values (e->>'key', (e->'payload'->>'client')::int, 'event', (e->'payload'->>'change')::bigint);
+  update account a set amount = a.amount + (e->'payload'->>'change')::bigint where a.id = (e->'payload'->>'account')::int;
+end $$;
+"""
 ROLES = {"app/checkout": "checkout", "admin/local": "checkout"}  # who comes over the Unix socket is admin/local
 FINAL = ("committed", "aborted", "hazard")
 ENDS = {"completed": "committed", "compensated": "aborted"}  # of a saga, as the audit means it
@@ -181,6 +195,18 @@ class Client(threading.Thread):
         changes, steps = self.make_single(key, kind)
         return changes, steps + [step(next(iter(changes)), "select from pg_sleep(0.03)")]
 
+    def make_event(self, key, kind):
+        """One database pays in a transaction of its own, or in one with a third, and the other is paid by its event."""
+        names = list(self.some(2, 3))
+        if self.load.favour in names:
+            names.remove(self.load.favour)
+            names.insert(self.random.randint(0, 1), self.load.favour)
+        change, steps = -self.random.randint(1, 9), []
+        steps.append(step(names[0], "select pay($1, $2, $3, $4, $5, $6)", key, self.number, change, self.account(), names[1], self.account()))
+        if len(names) > 2:
+            steps.append(self.note(names[2], key, kind, 0))
+        return {names[0]: change, names[1]: -change, **dict.fromkeys(names[2:], 0)}, steps
+
     def saga_steps(self, key, kind, one_way):
         """Who pays comes first: the others only receive, and cannot say no. `one_way`: the last two cannot be undone."""
         changes, steps = self.spread(self.some(2, 4), self.random.randint(1, 9)), []
@@ -291,6 +317,23 @@ class Load:
         self.newcomers = False  # may a participant be unknown, since it joins for the first time?
         for name in self.names:
             system.db[name].execute(SCHEMA)
+
+    def subscribe(self):
+        """Each database hears of what is paid to it. Before the agents start: everybody knows who wants what then."""
+        for name in self.names:
+            with self.system.db[name].connect(user="checkout") as session:
+                session.execute("select lockstep.on(%s, 'public.receive')", ("money." + name,))
+
+    def events_known(self):
+        wanted = len(self.names)
+        return all(self.system.db[name].value("select count(*) from lockstep.route where type like 'money.%%'") == wanted for name in self.names)
+
+    def events_outstanding(self):
+        """Events that have not had their effect yet, dead letters included."""
+        return sum(self.system.db[name].value("""select (select count(*) from lockstep.event where position is null) + (select count(*) from lockstep.letter)
+            + (select count(*) from lockstep.event e join lockstep.route r on r.type = e.type and r.start < e.position
+               left join lockstep.forward f on f.participant = r.participant where e.position > coalesce(f.position, 0))
+            + (select count(*) from lockstep.inbox where state in ('waiting', 'dead'))""") for name in self.names)
 
     def begin(self, tag, seed, kinds=None, favour=None):
         """From now on the clients work. The ledgers are empty again: what appears there later under another tag came late."""

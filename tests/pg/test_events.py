@@ -8,6 +8,7 @@ that stands still behind somebody else's transaction.
 import hashlib
 import random
 import threading
+import time
 
 import psycopg
 import pytest
@@ -56,7 +57,7 @@ class Relay:
         self.after, self.seen = 0, []
 
     def claim(self, limit=100):
-        return self.session.execute("select lockstep.relay_claim(%s)", (limit,)).fetchone()[0]
+        return self.session.execute("select given from lockstep.relay_claim(%s, 0)", (limit,)).fetchone()[0]
 
     def read(self, limit=100, participant=None):
         """The next page: (position, key, version)."""
@@ -239,6 +240,7 @@ def test_no_subscriber_is_a_dead_letter(db):
 
 def test_acknowledged_positions_do_not_go_back(db):
     relay = Relay(db)
+    db.execute("update lockstep.relay set position = 9")
     for position in (5, 3, 9, 9):
         relay.session.execute("select lockstep.relay_acknowledge('bank', %s)", (position,))
     assert db.query("select participant, position from lockstep.forward") == [("bank", 9)]
@@ -274,6 +276,7 @@ def due(db):
 
 @pytest.fixture
 def handling(db):
+    """A handler that the superuser owns."""
     db.execute("create function public.handle(jsonb) returns void language sql as ''")
     with session(db) as subscriber:
         subscriber.execute("select lockstep.on('order.created', 'public.handle')")
@@ -334,7 +337,268 @@ def test_the_inbox_row_falls_with_its_effect(handling):
     assert deliver(db, 1, "o1", 1) == "done"
 
 
+def test_a_position_that_was_another_event_before(handling):
+    """A source that has lost WAL gives positions out again: a dead letter with its key behind it, and a human's word brings it through."""
+    db = handling
+    assert deliver(db, 5, "old", 1) == "done"
+    with pytest.raises(psycopg.Error) as caught:
+        deliver(db, 5, "new", 1)
+    assert caught.value.sqlstate == "LS005"
+    parked = (SECRET, "far", 5, "public.handle", "new", 1, '{"n": 1}', 10)
+    with session(db) as worker:
+        assert worker.execute(PARK, parked).fetchone()[0] == "dead"
+        worker.commit()
+    assert deliver(db, 5, "new", 1) == "queued"  # it comes again, and is known
+    assert deliver(db, 5, "old", 1) == "duplicate"
+    assert deliver(db, 6, "new", 2) == "queued" and due(db) == []
+    assert db.value("select lockstep.letter_act('far/-5/public.handle', 'retry', 'admin/root')") is True
+    assert due(db) == [-5] and deliver(db, -5, "new", 1) == "done"
+    assert deliver(db, 5, "new", 1) == "duplicate"
+    assert due(db) == [6] and deliver(db, 6, "new", 2) == "done"
+    assert due(db) == [] and effects(db, "new") == [1, 2] and effects(db, "old") == [1]
+
+
+def test_a_relay_that_knows_more_than_the_database_is_refused(db):
+    """Before it gives positions out twice, and before an acknowledgement hides what gets them."""
+    relay = Relay(db)
+    with session(db) as writer:
+        emit(writer, "k")
+    for sql in ("select lockstep.relay_claim(1, 7)", "select lockstep.relay_acknowledge('bank', 7)"):
+        with pytest.raises(psycopg.Error) as caught:
+            relay.session.execute(sql)
+        assert caught.value.sqlstate == "LS005"
+    assert relay.claim() == 1 and db.query("select * from lockstep.forward") == []
+
+
+def test_one_participant_relays(db):
+    relay = Relay(db)
+    take = "select holder, position from lockstep.relay_take(%s)"
+    assert relay.session.execute(take, ("orders",)).fetchone() == ("orders", 0)
+    assert relay.session.execute(take, ("orders2",)).fetchone() == ("orders", 0)
+
+
+def test_many_behind_a_dead_letter_cost_nothing(handling):
+    """Only the first of a key is looked at, however many stand behind it; and when it is through, the next one is due."""
+    db = handling
+    assert deliver(db, 1, "bad", 1, fails=True, attempts_max=1) == "dead"
+    db.execute("insert into lockstep.inbox(source, position, handler, type, key, version, saga, payload, state, retry_at) select 'far', g, 'public.handle', 'order.created', 'bad',"
+               " g, 's', '{}', 'waiting', now() from generate_series(2, 20000) g; analyze lockstep.inbox")
+    assert due(db) == []
+
+    def rows_looked_at():
+        plan = db.value("explain (analyze, format json) select * from lockstep.inbox_due(10)")
+        return plan[0]["Plan"]["Actual Rows"], plan[0]["Execution Time"]
+    assert min(rows_looked_at()[1] for _ in range(5)) < 20  # 50,000 took 4.7 s
+    assert db.value("select lockstep.inbox_act('far', 1, 'public.handle', 'skip', 'admin/root')") is True
+    for position in range(2, 7):
+        assert due(db) == [position]
+        with session(db) as worker:
+            assert worker.execute("select lockstep.inbox_take(%s, 'far', %s, 'public.handle', 'order.created', 'bad', %s, 's', '{}')",
+                                  (SECRET, position, position)).fetchone()[0] == "run"
+
+
+def test_who_comes_while_the_key_gets_through_is_not_forgotten(handling):
+    """The head's transaction has not ended when the next of its key is queued behind it."""
+    db = handling
+    assert deliver(db, 1, "k", 1, fails=True) == "waiting"
+    with session(db) as worker:
+        assert worker.execute(TAKE, (SECRET, "far", 1, "public.handle", "k", 1, '{"n": 1}')).fetchone()[0] == "run"
+        with session(db) as other:
+            assert other.execute(TAKE, (SECRET, "far", 2, "public.handle", "k", 2, '{"n": 1}')).fetchone()[0] == "queued"
+            worker.commit()
+            assert due(db) == []  # not seen yet; and its key is not given up
+        assert due(db) == [2] and deliver(db, 2, "k", 2) == "done"
+    assert due(db) == [] and db.value("select count(*) from lockstep.parked") == 0
+
+
+def test_what_nobody_handles_any_more_is_a_dead_letter(handling):
+    """off() while something waits: it is shown, and can be retried once somebody subscribes again."""
+    db = handling
+    assert deliver(db, 1, "k", 1, fails=True) == "waiting" and deliver(db, 2, "k", 2) == "queued"
+    with session(db) as subscriber:
+        assert subscriber.execute("select lockstep.off('order.created', 'public.handle')").fetchone()[0] is True
+    assert due(db) == []
+    letters = db.value("select lockstep.show_letters(null, 10)::jsonb")
+    assert [(letter["id"], letter["sqlstate"], letter["behind"]) for letter in letters] == [("far/1/public.handle", "42704", 1)]
+    with session(db) as subscriber:
+        subscriber.execute("select lockstep.on('order.created', 'public.handle')")
+    assert db.value("select lockstep.letter_act('far/1/public.handle', 'retry', 'admin/root')") is True
+    for position in (1, 2):
+        assert due(db) == [position] and deliver(db, position, "k", position) == "done"
+
+
+# ---------------------------------------------------------------- later
+
+
+def later(db, key, sql="select lockstep.emit_later('over.due', %s, '{}', '0')", **settings):
+    with session(db) as writer:
+        for name, value in settings.items():
+            writer.execute("select set_config(%s, %s, true)", (f"lockstep.{name}", value))
+        writer.execute(sql, (key,))
+
+
+def run_later(db):
+    with db.connect(user="lockstep_agent") as agent:
+        return agent.execute("select written, failed, reason, more from lockstep.relay_later(100)").fetchone()
+
+
+def test_a_deadline_that_cannot_be_written_is_refused_when_it_is_set(db):
+    for settings in ({"saga": "x" * 65}, {"cause": "x" * 129}):
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            later(db, "k", **settings)
+        with pytest.raises(psycopg.errors.InvalidParameterValue):
+            later(db, "k", "select lockstep.emit('over.due', %s, '{}')", **settings)
+    later(db, "k", saga="x" * 64, cause="x" * 128)
+    assert run_later(db) == (1, 0, None, False)
+
+
+def test_a_bad_deadline_holds_up_no_other(db):
+    """Such a row may be there from before it was checked."""
+    db.execute("insert into lockstep.later(type, key, payload, saga, role, due) values ('over.due', 'bad', '{}', repeat('x', 65), 'checkout', now() - interval '1 hour')")
+    later(db, "good")
+    written, failed, reason, more = run_later(db)
+    assert (written, failed, more) == (1, 1, False) and "over.due of bad" in reason
+    assert db.query("select key, failure is not null, due > now() from lockstep.later") == [("bad", True, True)]
+    assert db.query("select key, role from lockstep.event") == [("good", "checkout")]
+
+
+def test_deadlines_of_locked_keys_wait_and_lock_nothing_for_long(db):
+    """S11b: sixty keys of one prepared transaction, half of them new; the free key is written, and its writer does not stand behind them."""
+    with session(db) as writer:
+        for number in range(30):
+            emit(writer, f"old-{number}")
+        writer.commit()
+        for number in range(30):
+            emit(writer, f"old-{number}")
+            emit(writer, f"new-{number}")
+        writer.execute("prepare transaction 'held'")
+    later(db, "free")
+    with session(db) as writer:
+        for number in range(30):
+            for word in ("old", "new"):
+                writer.execute("select lockstep.emit_later('over.due', %s, '{}', '0')", (f"{word}-{number}",))
+    written, rounds = 0, 0
+    while written == 0 or rounds < 3:
+        begun = time.monotonic()
+        written += run_later(db)[0]
+        rounds += 1
+        assert time.monotonic() - begun < 3  # sixty waits of 100 ms were one call
+    assert written == 1
+    db.execute("rollback prepared 'held'")
+    db.execute("update lockstep.later set due = now()")
+    while db.value("select count(*) from lockstep.later"):
+        assert run_later(db)[1] == 0
+    assert db.value("select count(*) from lockstep.event where type = 'over.due'") == 61
+
+
 # ---------------------------------------------------------------- rights and bounds
+
+
+def test_a_definer_function_plants_no_handler(db):
+    """SECURITY DEFINER functions of others are safe to call: none can make its owner's code run as the caller."""
+    db.execute("create schema billing authorization billing; grant usage on schema billing to checkout; create table gold(x int); grant all on gold to checkout")
+    with session(db, user="billing") as other:
+        other.execute("create function billing.evil(jsonb) returns void language sql as 'insert into public.gold values (1)'")
+        other.execute("create function billing.price() returns int language plpgsql security definer as"
+                      " $$ begin perform lockstep.on('order.created', 'billing.evil'); return 7; end $$")
+    with session(db) as caller:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as caught:
+            caller.execute("select billing.price()")
+        assert "billing" in str(caught.value)
+    assert db.query("select * from lockstep.subscriptions()") == []
+    db.execute("grant billing to checkout")  # whoever is a member of its owner trusts it
+    try:
+        with session(db) as caller:
+            caller.execute("select lockstep.on('order.created', 'billing.evil')")
+        db.execute("revoke billing from checkout")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):  # looked at again when it is called
+            deliver(db, 1, "k", 1, handler="billing.evil")
+    finally:
+        db.execute("revoke billing from checkout")
+
+
+def test_only_functions_without_a_result_are_handlers(db):
+    db.execute("create function public.large(jsonb) returns text language sql as $$ select repeat('x', 1000000) $$;"
+               "create function public.many(jsonb) returns setof void language sql as $$ select from generate_series(1, 9) $$")
+    with session(db) as subscriber:
+        for name in ("public.large", "public.many"):
+            with pytest.raises(psycopg.errors.UndefinedFunction):
+                subscriber.execute("select lockstep.on('order.created', %s::text::regproc)", (name,))
+            subscriber.rollback()
+
+
+def test_state_belongs_to_who_has_written_it(db):
+    """load() shows no other role's events, keep_snapshot() forges none of its states."""
+    with session(db) as writer:
+        emit(writer, "o1", '{"secret": 1}')
+    with session(db, user="billing") as other:
+        assert list(other.execute("select * from lockstep.load('o1')")) == []
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            other.execute("select lockstep.keep_snapshot('o1', 1, '{\"forged\": true}')")
+    with session(db) as writer:
+        writer.execute("select lockstep.keep_snapshot('o1', 1, '{\"n\": 1}')")
+        assert [row[1] for row in writer.execute("select version, type from lockstep.load('o1')")] == ["lockstep.snapshot"]
+    with session(db, user="billing") as other:
+        assert list(other.execute("select * from lockstep.load('o1')")) == []
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def test_a_look_for_new_events_reads_no_whole_table(db):
+    """Whatever the statistics say: they may be of a moment when everything was new."""
+    relay = Relay(db)
+    with session(db) as writer:
+        writer.execute("select lockstep.declare_terminal('t.t')")
+        writer.execute("select count(lockstep.emit('t.t', 'k' || g, '{}')) from generate_series(1, 3000) g")
+    db.execute("alter table lockstep.event set (autovacuum_enabled = false); analyze lockstep.event")
+    while relay.claim(1000):
+        pass
+    scans = "select seq_tup_read from pg_stat_get_xact_tuples_returned('lockstep.event'::regclass) x(seq_tup_read)"
+    with db.connect(user="lockstep_agent", autocommit=False) as agent:
+        agent.execute("select given from lockstep.relay_claim(1, 0)")
+        assert agent.execute(scans).fetchone()[0] == 0
+
+
+def test_a_page_is_found_in_bounded_steps(db):
+    """Whoever goes on with `next` sees everything, also through stretches in which there is nothing for him."""
+    with session(db) as writer:
+        writer.execute("select lockstep.declare_terminal('t.t'), lockstep.declare_terminal('t.rare')")
+        emit(writer, "first", kind="t.rare")
+        writer.execute("select count(lockstep.emit('t.t', 'k' || g, '{}')) from generate_series(1, 12000) g")
+        emit(writer, "last", kind="t.rare")
+    relay = Relay(db)
+    while relay.claim(5000):
+        pass
+    seen, offset, calls = [], 0, 0
+    while True:
+        page = db.value("select lockstep.show_events('checkout', 't.rare', null, %s, 1, 10000)::jsonb", offset)
+        calls += 1
+        seen += [event["key"] for event in page["events"]]
+        if page["next"] == offset:
+            break
+        offset = page["next"]
+    assert seen == ["first", "last"] and calls < 10
+    page = db.value("select lockstep.show_events('checkout', null, 'k7', 0, 10, 10000)::jsonb")
+    assert [event["key"] for event in page["events"]] == ["k7"] and page["next"] == 12002
+
+
+def test_old_events_are_looked_for_in_bounded_steps(db):
+    """A thousand keys whose newest event stays stand before what may go."""
+    with session(db) as writer:
+        writer.execute("select lockstep.declare_terminal('t.t')")
+        writer.execute("select count(lockstep.emit('t.t', 'stays-' || g, '{}')) from generate_series(1, 1000) g")
+        for _ in range(3):
+            emit(writer, "k", kind="t.t")
+    relay = Relay(db)
+    relay.claim(5000)
+    after, gone, steps = 0, 0, 0
+    with db.connect(user="lockstep_agent") as agent:
+        while after is not None:
+            more, after = agent.execute("select gone, looked from lockstep.event_prune(0, %s, 100)", (after,)).fetchone()
+            gone, steps = gone + more, steps + 1
+    assert (gone, steps) == (2, 11)
+    assert db.value("select count(*) from lockstep.event where key = 'k'") == 1
 
 
 def test_subscriptions(handling):
@@ -358,7 +622,7 @@ def test_subscriptions(handling):
         assert subscriber.execute("select lockstep.off('order.created', 'public.handle')").fetchone()[0] is True
 
 
-@pytest.mark.parametrize("sql", ["select * from lockstep.event", "update lockstep.event set payload = '1'", "delete from lockstep.stream", "select lockstep.relay_claim(1)",
+@pytest.mark.parametrize("sql", ["select * from lockstep.event", "update lockstep.event set payload = '1'", "delete from lockstep.stream", "select lockstep.relay_claim(1, 0)", "select lockstep.relay_take('me')",
                                  "select * from lockstep.relay_read(null, 0, 1)", "select lockstep.relay_acknowledge('bank', 9)",
                                  "select lockstep.route_store('bank', '', '{}')", "select lockstep.inbox_act('far', 1, 'h', 'skip', 'me')",
                                  "select lockstep.event_write(null, 't', 'k', '1')", "select * from lockstep.inbox_due(1)",
