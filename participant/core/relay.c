@@ -257,7 +257,7 @@ static void on_claim(struct relay *r, const struct relay_event *event) {
     if (r->claim_pause_us > r->config.claim_rest_us) r->claim_pause_us = max_us(r->config.claim_rest_us, r->config.claim_us);
     r->claim_us = full ? r->now_us : max_us(r->claim_least_us, r->now_us + r->claim_pause_us);
     if (r->fresh) fresh(r, 0);
-    if (!found) return;
+    if (event->claim.ok && !found) return; /* an answer that is lost may have given some */
     r->stats.claimed += event->claim.given;
     for (uint32_t i = 0; i < r->subscriber_count; i++) r->subscribers[i].more = true;
 }

@@ -11,6 +11,7 @@
  *   kept.c     barrier rows and outcome rows that may go
  *   worker.c   worker sessions, one branch each
  *   query.c    one statement of the agent's own, for the relay
+ *   look.c     statements that only look, on a session opened for them
  *   deliver.c  one event to one handler, on a worker session
  *   execute.c  the pipeline of a branch and what came of it
  *   rows.c     rows as JSON
@@ -205,6 +206,7 @@ struct pg {
     bool fence_alone;                  /* a task that carries nothing but the fence is queued */
     struct fence_waiter *fence_waiters;
     /* late answers */
+    struct look_out *look_out; /* look.c; NULL before the first one */
     struct event *late_event;
     struct late *late_head, *late_tail;
     uint64_t away_us[2]; /* when it was last said that no finisher, no worker is to be had; 0: not since one was */
@@ -292,5 +294,8 @@ void execute_forget_results(struct branch *branch);
 
 /* deliver.c */
 void deliver_close_all(struct pg *pg);
+
+/* look.c */
+void look_close_all(struct pg *pg);
 
 #endif
