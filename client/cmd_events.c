@@ -29,8 +29,9 @@ static void add_payloads(json_t *events) {
     json_array_foreach(events, index, event) {
         char *text = json_dumps(json_object_get(event, "payload"), JSON_COMPACT | JSON_ENCODE_ANY);
         if (text != NULL)
-            (void)json_object_set_new(event, "shown", json_sprintf("%.*s%s", (int)text_cut(text, strlen(text), SHOWN_MAX), text,
-                                                                      strlen(text) > SHOWN_MAX ? "..." : ""));
+            (void)json_object_set_new(event, "shown",
+                                      json_sprintf("%.*s%s", (int)text_cut(text, strlen(text), SHOWN_MAX), text,
+                                                   strlen(text) > SHOWN_MAX ? "..." : ""));
         free(text);
     }
 }

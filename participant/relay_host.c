@@ -138,9 +138,10 @@ static int64_t number_at(const struct conn_item *item, int row, int column) {
 /* A database that has lost WAL is no longer the one whose positions the core knows. */
 static void gone_back(struct relayhost *relay, const char *why) {
     if (relay->back) return;
-    diag(DIAG_ERROR, "needs a human", "what", "positions of events have gone back: this database has lost WAL. Subscribers "
-         "may have what is not there any more; events that bear a position they know will be dead letters there", "why",
-         why, "known", diag_u64((uint64_t)relay->sure), NULL);
+    diag(DIAG_ERROR, "needs a human", "what",
+         "positions of events have gone back: this database has lost WAL. Subscribers "
+         "may have what is not there any more; events that bear a position they know will be dead letters there",
+         "why", why, "known", diag_u64((uint64_t)relay->sure), NULL);
     relay->back = true;
     relay->back_to = -1; /* until it is known */
     take_relay(relay);
@@ -287,10 +288,9 @@ static void delivered(void *context, enum relay_handled result, const char *sqls
     event.handle.reason = reason;
     relay->running--;
     if (result == RELAY_FAILED || result == RELAY_UNKNOWN)
-        diag(DIAG_WARN,
-             result == RELAY_FAILED ? "a handler has failed" : "what became of a delivery is not known", "handler", job->handler, "source", job->source, "position",
-             diag_u64((uint64_t)job->what.position), "key", job->what.key, "sqlstate", sqlstate, "reason", reason,
-             NULL);
+        diag(DIAG_WARN, result == RELAY_FAILED ? "a handler has failed" : "what became of a delivery is not known",
+             "handler", job->handler, "source", job->source, "position", diag_u64((uint64_t)job->what.position), "key",
+             job->what.key, "sqlstate", sqlstate, "reason", reason, NULL);
     job_free(job);
     step(relay, &event);
     run_jobs(relay);
@@ -350,8 +350,9 @@ static void park_done(void *context, enum relay_parked result) {
     event.park.result = result;
     if (result == RELAY_DEAD) {
         char letter[512];
-        snprintf(letter, sizeof(letter), "%s/%s/%" PRId64 "/%s, %s of %s in saga %s: %s", relay->host->conf.name, job->source,
-                 job->what.position, job->handler, job->what.type, job->what.key, job->what.saga, job->reason);
+        snprintf(letter, sizeof(letter), "%s/%s/%" PRId64 "/%s, %s of %s in saga %s: %s", relay->host->conf.name,
+                 job->source, job->what.position, job->handler, job->what.type, job->what.key, job->what.saga,
+                 job->reason);
         diag(DIAG_ERROR, "needs a human", "what", "an event is a dead letter", "handler", job->handler, "source",
              job->source, "position", diag_u64((uint64_t)job->what.position), "key", job->what.key, "saga",
              job->what.saga, NULL);
@@ -809,8 +810,8 @@ static void later_done(void *context, enum pg_query_result result, const struct 
     complain("events of later cannot be written", result, item);
     if (result != PG_QUERY_OK) return;
     if (number_at(item, 0, 1) > 0)
-        diag(DIAG_ERROR, "needs a human", "what", "events of later cannot be written; tried again in a minute", "events",
-             diag_u64((uint64_t)number_at(item, 0, 1)), "last", conn_value(item, 0, 2), NULL);
+        diag(DIAG_ERROR, "needs a human", "what", "events of later cannot be written; tried again in a minute",
+             "events", diag_u64((uint64_t)number_at(item, 0, 1)), "last", conn_value(item, 0, 2), NULL);
     if (number_at(item, 0, 0) > 0) relayhost_fresh(relay);
     const char *more = conn_value(item, 0, 3);
     if (more != NULL && more[0] == 't') write_later(relay);

@@ -19,8 +19,8 @@
 
 /* So much may be looked over in vain before it is worth a write that it need not be looked over again. */
 #define LOOKED_MAX 1000
-/* The database is not asked for what is new for more than about a tenth of the time: behind an old snapshot a look walks
- * over all that was new since. */
+/* The database is not asked for what is new for more than about a tenth of the time: behind an old snapshot a look
+ * walks over all that was new since. */
 #define CLAIM_REST 10
 
 enum sub_state { SUB_IDLE, SUB_READING, SUB_SENT, SUB_STORING, SUB_PAUSED };
@@ -73,7 +73,7 @@ struct relay {
     uint64_t claim_pause_us;                 /* while nothing is found */
     bool fresh;                              /* something was written while it ran */
     uint64_t due_soon_us;                    /* the first of those parked since the last look */
-    char text[RELAY_REASON_MAX + 256]; /* of the last report in this step */
+    char text[RELAY_REASON_MAX + 256];       /* of the last report in this step */
     struct relay_stats stats;
 };
 
@@ -254,7 +254,8 @@ static void on_claim(struct relay *r, const struct relay_event *event) {
     bool full = found && event->claim.given >= r->config.claim_max;
     r->claim_least_us = r->now_us + CLAIM_REST * (r->now_us - r->claim_began_us);
     r->claim_pause_us = found ? r->config.claim_us : 2 * r->claim_pause_us;
-    if (r->claim_pause_us > r->config.claim_rest_us) r->claim_pause_us = max_us(r->config.claim_rest_us, r->config.claim_us);
+    if (r->claim_pause_us > r->config.claim_rest_us)
+        r->claim_pause_us = max_us(r->config.claim_rest_us, r->config.claim_us);
     r->claim_us = full ? r->now_us : max_us(r->claim_least_us, r->now_us + r->claim_pause_us);
     if (r->fresh) fresh(r, 0);
     if (event->claim.ok && !found) return; /* an answer that is lost may have given some */

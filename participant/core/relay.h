@@ -9,9 +9,9 @@
  * read behind what it has acknowledged, send, wait for its acknowledgement, store that. What was sent and not
  * acknowledged is sent again: the receiver's inbox makes it harmless. An acknowledgement that is not stored is repeated
  * by the same way. Receiving. one page of each source at a time, in order: inbox row, handler and follow-up events are
- * one transaction of the host. A handler that fails is parked, with its key behind it, and the page goes on. So is one whose
- * answer is lost: parking waits for that transaction's inbox row, so it finds what was done after all, and counts what
- * was not. What cannot even be parked is tried again before anything behind it. Acknowledged is what stands in the
+ * one transaction of the host. A handler that fails is parked, with its key behind it, and the page goes on. So is one
+ * whose answer is lost: parking waits for that transaction's inbox row, so it finds what was done after all, and counts
+ * what was not. What cannot even be parked is tried again before anything behind it. Acknowledged is what stands in the
  * inbox, whatever became of it. Retrying.  parked events, the first of each key, when they are due; after attempts_max
  * they are dead letters and wait for a human.
  *
@@ -81,8 +81,8 @@ enum relay_event_kind {
     REV_FRESH,     /* something was written here that may want a position */
     REV_PEER_UP,   /* the agent of this participant can be sent to */
     REV_PEER_DOWN, /* what was sent to it may be lost */
-    REV_ACK,       /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
-    REV_PAGE,      /* events from the agent of `peer` */
+    REV_ACK,  /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
+    REV_PAGE, /* events from the agent of `peer` */
     /* answers of the database */
     REV_DB_CLAIM,
     REV_DB_READ,

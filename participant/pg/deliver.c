@@ -77,7 +77,8 @@ static void unknown(struct delivery *delivery, const char *sqlstate, const char 
     text_copy_line(delivery->reason, sizeof(delivery->reason), reason);
 }
 
-/* A session is only handed on when nothing is open there. The server's last word says more than that it was the last. */
+/* A session is only handed on when nothing is open there. The server's last word says more than that it was the last.
+ */
 static void lost(struct delivery *delivery, const struct conn_batch *batch) {
     const struct conn_item *last = batch->failed < batch->count ? &batch->items[batch->failed] : NULL;
     if (delivery->branch.session != NULL) delivery->branch.session->dirt = DIRT_BAD;
@@ -262,7 +263,8 @@ static void parked(void *context, enum pg_query_result result, const struct conn
     struct parking parking = *(struct parking *)context;
     free(context);
     const char *state = result == PG_QUERY_OK ? conn_value(item, 0, 0) : NULL;
-    if (result != PG_QUERY_OK || item->warned) /* warned: it, or what it has found done, may not have reached the standby */
+    if (result != PG_QUERY_OK ||
+        item->warned) /* warned: it, or what it has found done, may not have reached the standby */
         parking.done(parking.context, RELAY_NOT_PARKED);
     else if (state == NULL)
         parking.done(parking.context, RELAY_THROUGH);
