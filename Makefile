@@ -26,7 +26,7 @@ $(error something is missing: run ./scripts/install-deps (with --check it only n
 endif
 endif
 SYS_INC  := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags-only-I $(PACKAGES)))
-SYS_LIB  := $(shell pkg-config --libs $(PACKAGES)) -pthread
+SYS_LIB  := $(shell pkg-config --libs $(PACKAGES)) -pthread -lm
 
 WARN     := -Wall -Wextra -Werror -Wconversion -Wshadow -Wswitch-enum -Wstrict-prototypes -Wold-style-definition -Wformat=2 \
             -Wvla -Wcast-qual -Wmissing-prototypes -Wpointer-arith -Wundef -Wwrite-strings -Wdate-time \
