@@ -13,6 +13,7 @@ int bench_order_flow(int argc, char **argv);
 int bench_voter(int argc, char **argv);
 int bench_decisions(int argc, char **argv);
 int bench_transfer(int argc, char **argv);
+int bench_compare(int argc, char **argv);
 
 /* "lockstep-bench NAME: text" on stderr; returns `exit_status`. */
 int bench_fail(const char *name, int exit_status, const char *format, ...) __attribute__((format(printf, 3, 4)));

@@ -151,3 +151,10 @@ uint64_t decision_file_syncs(struct decision_file *file) {
     (void)pthread_mutex_unlock(&file->mutex);
     return syncs;
 }
+
+uint64_t decision_file_bytes(struct decision_file *file) {
+    (void)pthread_mutex_lock(&file->mutex);
+    uint64_t bytes = file->appended_to;
+    (void)pthread_mutex_unlock(&file->mutex);
+    return bytes;
+}

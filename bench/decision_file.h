@@ -21,5 +21,6 @@ void decision_file_wait(struct decision_file *file, uint64_t position);
 int decision_file_fd(const struct decision_file *file);
 uint64_t decision_file_durable(struct decision_file *file);
 uint64_t decision_file_syncs(struct decision_file *file);
+uint64_t decision_file_bytes(struct decision_file *file);
 
 #endif

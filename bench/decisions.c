@@ -72,7 +72,7 @@ static int on_answer(struct decisions *d, struct http_connection *connection) {
 static int load(struct decisions *d) {
     int exit_status = LS_EXIT_OK;
     for (uint32_t i = 0; i < d->connections && exit_status == LS_EXIT_OK; i++) {
-        exit_status = http_connect(NAME, d->socket, d->epoll, &d->list[i]);
+        exit_status = http_connect(NAME, d->socket, d->epoll, &d->list[i], &d->list[i]);
         if (exit_status == LS_EXIT_OK)
             exit_status = http_send(NAME, &d->list[i], d->request, d->request_length, bench_now_us());
     }

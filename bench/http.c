@@ -12,7 +12,7 @@
 #include "bench/bench.h"
 #include "lockstep/status.h"
 
-int http_connect(const char *name, const char *path, int epoll, struct http_connection *connection) {
+int http_connect(const char *name, const char *path, int epoll, void *source, struct http_connection *connection) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (strlen(path) >= sizeof address.sun_path)
         return bench_fail(name, LS_EXIT_USAGE, "the socket's path is too long");
@@ -21,7 +21,7 @@ int http_connect(const char *name, const char *path, int epoll, struct http_conn
     if (connection->fd < 0 || connect(connection->fd, (struct sockaddr *)&address, sizeof address) != 0) {
         return bench_fail(name, LS_EXIT_UNREACHABLE, "%s: %s", path, strerror(errno));
     }
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
     if (epoll_ctl(epoll, EPOLL_CTL_ADD, connection->fd, &event) != 0) {
         return bench_fail(name, LS_EXIT_ERROR, "epoll: %s", strerror(errno));
     }

@@ -19,8 +19,9 @@ struct http_connection {
 
 enum http_got { HTTP_NOT_YET, HTTP_ANSWER, HTTP_LOST };
 
-/* All return an enum ls_exit and say on stderr what went wrong, but for the last. `name`: the subcommand. */
-int http_connect(const char *name, const char *path, int epoll, struct http_connection *connection);
+/* All return an enum ls_exit and say on stderr what went wrong, but for the last. `name`: the subcommand; `source`:
+ * what epoll says of it. */
+int http_connect(const char *name, const char *path, int epoll, void *source, struct http_connection *connection);
 int http_send(const char *name, struct http_connection *connection, const char *request, size_t length,
               uint64_t now_us);
 /* Reads what has arrived. HTTP_ANSWER: the whole answer is in `answer`, with a NUL behind it. */

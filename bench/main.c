@@ -12,7 +12,9 @@ static const struct subcommand {
     int (*run)(int argc, char **argv);
 } subcommands[] = {
     {"order-flow", "the shop: orders over four databases, with a journal for the audit", bench_order_flow},
-    {"transfer", "one UPDATE in each of several databases: lockstep beside the same by hand", bench_transfer},
+    {"compare", "the same work, committed in seven ways: what each costs, and what a reader sees", bench_compare},
+    {"transfer", "compare, one UPDATE in each of two databases, and nobody who watches: the yardsticks",
+     bench_transfer},
     {"decisions", "durable decisions a second of the coordinator alone, with voters", bench_decisions},
     {"voter", "an agent without a database that votes at once", bench_voter},
 };

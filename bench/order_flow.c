@@ -14,10 +14,11 @@
  *     <order> TAB committed|aborted|unknown TAB <gtid> TAB <microseconds> TAB <sqlstate> TAB <participant> TAB <reason>
  *
  * The audit (scripts/lib/audit.py) holds the databases against that. A line is written in the moment the outcome is
- * known, in one write(2). Tables and rows: scripts/lib/shop; the counts must be the same as there.
+ * known, in one write(2). Statements: work.c; tables and rows: scripts/lib/shop; the counts must be the same as there.
  */
 #include "bench/order_flow.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -28,6 +29,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/document.h"
+#include "bench/work.h"
 #include "client/opt.h"
 #include "lockstep/status.h"
 
@@ -46,11 +49,6 @@ static void on_signal(int signal) {
 
 /* ------------------------------------------------------------------ documents */
 
-/* Cents, by sku, so that an order's amount can be recomputed from its row. */
-static uint32_t price_of(uint32_t sku) {
-    return 100 + sku * 37 % 900;
-}
-
 void flow_draw(struct flow *flow, struct order *order) {
     const struct flow_options *options = flow->options;
 
@@ -61,52 +59,26 @@ void flow_draw(struct flow *flow, struct order *order) {
     order->customer = bench_random_below(&flow->random, options->customers);
     order->coupon = bench_random_below(&flow->random, options->coupons);
     order->quantity = 1 + bench_random_below(&flow->random, QUANTITY_MAX);
-    order->amount = price_of(order->sku) * order->quantity;
+    order->amount = work_price(order->sku) * order->quantity;
 }
 
-/* All values are numbers and names of our own making: nothing needs escaping. Each `undo` gives back what its order has
- * taken, as its row says, and does nothing when there is none. */
 static void build_document(struct order *order) {
+    static const char *const participants[] = {"orders", "products", "balance", "coupons"};
     const struct flow_options *options = order->flow->options;
-    uint64_t id = order->id;
+    const bool atomic = options->form == FORM_2PC;
+    struct work work;
     char publish[256] = "";
 
+    work_order(&work, order->id, order->sku, order->customer, order->coupon, order->quantity, order->amount);
     if (options->platform)
         (void)snprintf(
             publish, sizeof publish,
             ",{\"name\":\"publish\",\"on\":\"orders\",\"do\":{\"sql\":\"select lockstep.emit('order.placed', "
             "$1, jsonb_build_object('id', $2::bigint))\",\"args\":[\"%" PRIu64 "\",%" PRIu64 "]}}",
-            id, id);
-    order->length = snprintf(
-        order->document, sizeof order->document,
-        "{\"mode\":\"%s\",%s\"steps\":["
-        "{\"name\":\"order\",\"on\":\"orders\","
-        "\"do\":{\"sql\":\"insert into orders(id, customer, sku, quantity, amount, coupon) values ($1, $2, $3, $4, $5, "
-        "$6)\",\"args\":[%" PRIu64 ",\"c%u\",\"s%u\",%u,%u,\"k%u\"]},"
-        "\"undo\":{\"sql\":\"delete from orders where id = $1\",\"args\":[%" PRIu64 "]}},"
-        "{\"name\":\"stock\",\"on\":\"products\","
-        "\"do\":{\"sql\":\"with t as (update product set stock = stock - $1 where sku = $2 and stock >= $1 returning "
-        "sku) insert into taken(order_id, sku, quantity) select $3, sku, $1 from t\",\"args\":[%u,\"s%u\",%" PRIu64
-        "],\"expect_rows\":1},"
-        "\"undo\":{\"sql\":\"with t as (delete from taken where order_id = $1 returning sku, quantity) update product "
-        "p "
-        "set stock = p.stock + t.quantity from t where p.sku = t.sku\",\"args\":[%" PRIu64 "]}},"
-        "{\"name\":\"money\",\"on\":\"balance\","
-        "\"do\":{\"sql\":\"with t as (update account set amount = amount - $1 where owner = $2 and amount >= $1 "
-        "returning owner) insert into payment(order_id, owner, amount) select $3, owner, $1 from t\","
-        "\"args\":[%u,\"c%u\",%" PRIu64 "],\"expect_rows\":1},"
-        "\"undo\":{\"sql\":\"with t as (delete from payment where order_id = $1 returning owner, amount) update "
-        "account "
-        "a set amount = a.amount + t.amount from t where a.owner = t.owner\",\"args\":[%" PRIu64 "]}},"
-        "{\"name\":\"coupon\",\"on\":\"coupons\","
-        "\"do\":{\"sql\":\"with t as (update coupon set uses_left = uses_left - 1 where code = $1 and uses_left >= 1 "
-        "returning code) insert into used(order_id, code) select $2, code from t\",\"args\":[\"k%u\",%" PRIu64
-        "],\"expect_rows\":1},"
-        "\"undo\":{\"sql\":\"with t as (delete from used where order_id = $1 returning code) update coupon c set "
-        "uses_left = c.uses_left + 1 from t where c.code = t.code\",\"args\":[%" PRIu64 "]}}%s]}",
-        options->form == FORM_2PC ? "2pc" : "saga", options->form == FORM_2PC ? "\"lock_timeout\":\"2s\"," : "", id,
-        order->customer, order->sku, order->quantity, order->amount, order->coupon, id, order->quantity, order->sku, id,
-        id, order->amount, order->customer, id, id, order->coupon, id, id, publish);
+            order->id, order->id);
+    order->length = document_write(order->document, sizeof order->document, atomic ? "2pc" : "saga", true, false, &work,
+                                   participants, atomic ? "\"lock_timeout\":\"2s\"," : "", publish);
+    assert(order->length > 0);
 }
 
 /* -------------------------------------------------------------------- journal */
@@ -140,7 +112,7 @@ static void submit(struct order *order) {
     uint64_t now = bench_now_us();
     options.timeout_ms = flow->settle_us > now ? (uint32_t)((flow->settle_us - now) / 1000u) + 1u : 1u;
     enum lockstep_status status =
-        lockstep_run_start(flow->client, order->document, (size_t)order->length, &options, on_done, order, NULL);
+        lockstep_run_start(flow->client, order->document, order->length, &options, on_done, order, NULL);
     if (status == LOCKSTEP_OK) {
         flow->under_way++;
         order->under_way = true;

@@ -35,7 +35,7 @@ struct order {
     uint32_t sku, customer, coupon, quantity, amount; /* amount in cents */
     bool under_way;
     /* through the coordinator */
-    int length;
+    size_t length;
     char key[32];
     char document[ORDER_DOCUMENT_MAX];
 };

@@ -16,7 +16,8 @@ static const char usage[] = "usage: lockstep tx list [--state STATE] [--limit N]
                             "       lockstep tx wait GTID [--for applied|decided] [--timeout TIME]\n"
                             "       lockstep tx abort GTID\n\n";
 static const char ending[] =
-    "\nExit status of show, wait and abort: 0 committed, 4 aborted, 5 not known yet, 7 hazard;\n"
+    "\nshow lists, for an administrator, what each prepared branch holds and which sessions wait behind it.\n"
+    "Exit status of show, wait and abort: 0 committed, 4 aborted, 5 not known yet, 7 hazard;\n"
     "abort ends with 4 when the transaction is aborted now, and with 0 when it had committed.\n";
 
 struct tx_options {
@@ -47,6 +48,53 @@ static int list(const struct tx_options *options, struct lockstep *client, const
     return exit_status;
 }
 
+static const struct listing_column session_columns[] = {
+    {">PID", "pid"},    {"USER", "user"}, {"APPLICATION", "application"}, {"WAITS", "waits_ms"}, {"OPEN", "open_ms"},
+    {"WANTS", "wants"}, {"ON", "on"},     {">DISTANCE", "distance"},      {"BEHIND", "behind"},
+};
+
+static json_int_t number(const json_t *object, const char *name) {
+    return json_integer_value(json_object_get(object, name));
+}
+
+static void print_locks(const json_t *locks) {
+    json_t *lock;
+    size_t index;
+
+    json_array_foreach(locks, index, lock) {
+        const char *on = json_string_value(json_object_get(lock, "on"));
+        (void)printf("%s%s on %s", index > 0 ? ", " : "  holds ", json_string_value(json_object_get(lock, "mode")),
+                     on != NULL ? on : json_string_value(json_object_get(lock, "type")));
+    }
+    if (json_array_size(locks) > 0) (void)printf(", and the rows it has written\n");
+}
+
+/* One prepared branch: what it holds, who waits behind it, what may be done. */
+static void print_blocking(const json_t *branch) {
+    const json_t *blocking = json_object_get(branch, "blocking");
+    const char *participant = json_string_value(json_object_get(branch, "participant"));
+    const char *unknown = json_string_value(json_object_get(blocking, "unknown"));
+
+    if (blocking == NULL) return;
+    if (unknown != NULL) {
+        (void)printf("\n%s: what it blocks cannot be said: %s\n", participant, unknown);
+    } else if (!json_is_true(json_object_get(blocking, "prepared"))) {
+        (void)printf("\n%s: not prepared there at this moment\n", participant);
+    } else {
+        (void)printf("\n%s: prepared since %s (%.1f s)\n", participant,
+                     json_string_value(json_object_get(blocking, "since")), (double)number(blocking, "held_ms") / 1000);
+        print_locks(json_object_get(blocking, "locks"));
+        (void)printf("  holds vacuum back by %" JSON_INTEGER_FORMAT " transactions (age of its xid)\n"
+                     "  %" JSON_INTEGER_FORMAT " of %" JSON_INTEGER_FORMAT " prepared transactions in use\n",
+                     number(blocking, "xmin_age"), number(blocking, "slots_used"), number(blocking, "slots"));
+        (void)printf("  %" JSON_INTEGER_FORMAT " sessions wait behind it\n", number(blocking, "waiting"));
+    }
+    (void)printf("  safe: %s\n", json_string_value(json_object_get(branch, "safe")));
+    if (number(blocking, "waiting") > 0)
+        listing_print_rows(json_object_get(blocking, "sessions"), session_columns,
+                           sizeof session_columns / sizeof session_columns[0]);
+}
+
 static void print_transaction(const struct lockstep_result *result, const char *gtid) {
     json_t *body = cmd_body(result);
     const json_t *branches = json_object_get(body, "branches");
@@ -62,13 +110,22 @@ static void print_transaction(const struct lockstep_result *result, const char *
         (void)fputc('\n', stdout);
         listing_print_rows(branches, branch_columns, sizeof branch_columns / sizeof branch_columns[0]);
     }
+    const json_t *branch;
+    size_t index;
+    json_array_foreach(branches, index, branch) {
+        print_blocking(branch);
+    }
     json_decref(body);
 }
 
+/* An application may know what became of its transaction, and not who waits behind it. */
 static int show(const struct tx_options *options, struct lockstep *client, const char *gtid) {
     struct lockstep_result result;
 
-    (void)lockstep_get(client, gtid, LOCKSTEP_WAIT_APPLIED, 0, &result);
+    if (lockstep_blocking(client, gtid, &result) == LOCKSTEP_DENIED && result.http_status == 403) {
+        lockstep_result_clear(&result);
+        (void)lockstep_get(client, gtid, LOCKSTEP_WAIT_APPLIED, 0, &result);
+    }
     return cmd_show_one("tx show", &result, options->format, gtid, print_transaction);
 }
 

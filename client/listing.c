@@ -31,7 +31,7 @@ static bool ends_in_ms(const char *field) {
     return length > 3 && strcmp(field + length - 3, "_ms") == 0;
 }
 
-/* A list of names becomes "a, b". */
+/* A list of names or numbers becomes "a, b". */
 static void array_text(const json_t *array, char *text, size_t size) {
     size_t index, used = 0;
     const json_t *entry;
@@ -40,6 +40,10 @@ static void array_text(const json_t *array, char *text, size_t size) {
     json_array_foreach(array, index, entry) {
         const char *name =
             json_is_object(entry) ? json_string_value(json_object_get(entry, "participant")) : json_string_value(entry);
+        if (used >= size) break;
+        if (json_is_integer(entry))
+            used += (size_t)snprintf(text + used, size - used, "%s%lld", used > 0 ? ", " : "",
+                                     (long long)json_integer_value(entry));
         if (name == NULL || used >= size) continue;
         used += (size_t)snprintf(text + used, size - used, "%s%s", used > 0 ? ", " : "", name);
     }

@@ -929,6 +929,16 @@ enum lockstep_status lockstep_get(struct lockstep *client, const char *gtid, enu
                             &blocked);
 }
 
+enum lockstep_status lockstep_blocking(struct lockstep *client, const char *gtid, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    if (!lockstep_gtid_plausible(gtid)) return block_until_done(client, LOCKSTEP_INVALID, &blocked);
+    return block_until_done(
+        client,
+        start_path(client, LOCKSTEP_OP_GET, 0, on_blocked_done, &blocked, NULL, "/v1/tx/%s?blocking=true", gtid),
+        &blocked);
+}
+
 enum lockstep_status lockstep_list(struct lockstep *client, const char *state, uint32_t limit,
                                    struct lockstep_result *result) {
     struct blocked blocked = {.result = result};

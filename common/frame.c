@@ -311,8 +311,9 @@ static enum ls_status check_forget(const Lockstep__Forget *forget, struct ls_err
 }
 
 static const char *wrong_type(const char *text) {
-    bool good = !text || (text[0] != '\0' && strlen(text) <= LS_EVENT_TYPE_MAX &&
-                          text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] == '\0');
+    bool good =
+        !text || (text[0] != '\0' && strlen(text) <= LS_EVENT_TYPE_MAX &&
+                  text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")] == '\0');
     return good ? NULL : "is no type of events";
 }
 
@@ -343,6 +344,7 @@ static enum ls_status check_ask(const Lockstep__Ask *ask, struct ls_error *err) 
     CHECK("Ask", "saga", wrong_saga(ask->saga));
     CHECK("Ask", "letter", ask->letter && strlen(ask->letter) > LS_REASON_MAX ? "is too long" : NULL);
     CHECK("Ask", "offset", wrong_position(ask->offset));
+    CHECK("Ask", "gid", wrong_gid(ask->gid));
     return LS_OK;
 }
 
@@ -353,7 +355,8 @@ static enum ls_status check_events(const Lockstep__Events *events, struct ls_err
     CHECK("Events", "events", events->n_events > LS_EVENT_PAGE_MAX ? "are too many" : NULL);
     for (size_t i = 0; i < events->n_events; i++) {
         const Lockstep__Event *event = events->events[i];
-        CHECK("Event", "position", event->position <= last || event->position > events->upto ? "is out of order" : NULL);
+        CHECK("Event", "position",
+              event->position <= last || event->position > events->upto ? "is out of order" : NULL);
         last = event->position;
         CHECK("Event", "type", wrong_type(event->type));
         CHECK("Event", "key", wrong_event_key(event->key));

@@ -583,7 +583,7 @@ bool saga_host_forgotten(const struct saga_host *h, const struct ls_gtid *gtid) 
             return r->saga == NULL && r->unsettled == 0;
         }
     }
-    return true;
+    return engine_has_heard(host->engine, gtid->epoch); /* unknown here: ended, or this log is a copy from before it began */
 }
 
 /* ---------------------------------------------------------------- effects */

@@ -893,10 +893,16 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
                (const char *[]){ask->letter, ask->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip", ask->who},
                true, answered, question);
         return;
+    case LOCKSTEP__ASK_KIND__ASK_BLOCKING: /* not on a finisher: the lock table may be long, and COMMIT PREPARED must
+                                              not wait for it */
+        pg_look(relay->host->pg, SQL_SHOW_BLOCKING, 2,
+                (const char *[]){ask->gid, i64_text(LS_BLOCKING_LISTED_MAX, limit)}, answered, question);
+        return;
     case _LOCKSTEP__ASK_KIND_IS_INT_SIZE:
         break;
     }
     free(question);
+    tell(relay, ask->token, NULL, "0A000", "this agent does not know the question");
 }
 
 /* ---- life */

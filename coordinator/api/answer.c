@@ -146,7 +146,40 @@ static void add_outstanding(struct out *out, const struct api *api, const struct
     out_close(out, ']');
 }
 
-static void add_branches(struct out *out, const struct api *api, const struct txn *txn) {
+/* What a human may do about a prepared branch, for one who has no time to think. */
+static const char *what_is_safe(const struct txn *txn, const struct txn_branch *branch) {
+    if (branch->state == BR_HAZARD) {
+        return "compare the databases before anything is done: this branch was broken from outside";
+    }
+    switch (txn->state) {
+    case TXN_COMMITTING:
+    case TXN_COMMITTED:
+        return "decided: it will be committed as soon as its participant can be reached. COMMIT PREPARED by hand is "
+               "safe, "
+               "ROLLBACK PREPARED breaks the transaction";
+    case TXN_ABORTING:
+    case TXN_ABORTED:
+        return "decided: it will be rolled back as soon as its participant can be reached. ROLLBACK PREPARED by hand "
+               "is "
+               "safe, COMMIT PREPARED breaks the transaction";
+    case TXN_LOGGING:
+        return "nothing by hand: its decision is being written. Look at the disk of the decision log";
+    case TXN_HAZARD:
+        return "compare the databases before anything is done: another branch was broken from outside";
+    case TXN_WAITING:
+    case TXN_ACTIVE:
+    case TXN_PREPARING:
+    case TXN_DELEGATED:
+    case TXN_SETTLING:
+    case TXN_STATE_COUNT:
+        break;
+    }
+    return "wait for its deadline, or `lockstep tx abort`. ROLLBACK PREPARED by hand breaks it if it is decided "
+           "meanwhile";
+}
+
+static void add_branches(struct out *out, const struct request *request, const struct txn *txn) {
+    const struct api *api = request->api;
     out_open(out, "branches", '[');
     for (uint32_t i = 0; i < txn->branch_count; i++) {
         const struct txn_branch *branch = &txn->branches[i];
@@ -158,6 +191,10 @@ static void add_branches(struct out *out, const struct api *api, const struct tx
             (void)snprintf(xid, sizeof xid, "%llu", (unsigned long long)branch->id.xid);
             out_string(out, "xid", xid);
             out_string(out, "gid", branch->gid);
+        }
+        if (request->inquiry != NULL && branch_may_block(branch)) {
+            out_string(out, "safe", what_is_safe(txn, branch));
+            inquiry_add_blocking(out, request->inquiry, branch->participant);
         }
         out_close(out, '}');
     }
@@ -185,8 +222,9 @@ int answer_txn(struct request *request, const struct txn *txn) {
     if (txn->outcome == OUTCOME_ABORTED || txn->outcome == OUTCOME_HAZARD) {
         add_cause(request, &txn->cause);
     }
-    if (txn->outcome == OUTCOME_HAZARD || (request->kind == REQUEST_GET && txn->outcome != OUTCOME_ABORTED)) {
-        add_branches(out, request->api, txn);
+    if (txn->outcome == OUTCOME_HAZARD || (request->kind == REQUEST_GET && txn->outcome != OUTCOME_ABORTED) ||
+        request->inquiry != NULL) {
+        add_branches(out, request, txn);
     }
     if (own_run && txn->outcome == OUTCOME_COMMITTED) {
         answer_add_results(out, request->run);

@@ -1,6 +1,7 @@
 /*
- * events.c: what only the agents know: events, the path of a choreographed saga, their dead letters. The coordinator
- * asks one of them or all, waits, and puts the answers together. Nothing here is in the way of an event.
+ * events.c: what only the agents know: events, the path of a choreographed saga, their dead letters, and what a
+ * prepared branch blocks. The coordinator asks one of them or all, waits, and puts the answers together. Nothing here
+ * is in the way of an event or a decision.
  */
 
 #include <event2/buffer.h>
@@ -20,7 +21,8 @@
 struct part {
     uint32_t participant;
     bool answered;
-    char *json; /* NULL: it could not */
+    const char *gid; /* ASK_BLOCKING, while it is asked */
+    char *json;      /* NULL: it could not */
     char sqlstate[LS_SQLSTATE_LEN + 1], reason[LS_REASON_MAX + 1];
 };
 
@@ -176,6 +178,9 @@ static void finish(struct inquiry *inquiry) {
     case LOCKSTEP__ASK_KIND__ASK_LETTERS:
         code = answer_letters(inquiry);
         break;
+    case LOCKSTEP__ASK_KIND__ASK_BLOCKING:
+        request_blocking_known(request);
+        return;
     case _LOCKSTEP__ASK_KIND_IS_INT_SIZE:
         break;
     }
@@ -247,16 +252,12 @@ static void reply_error(struct conn *conn, struct evhttp_request *http, int stat
     server_reply(conn, http, status, JSON, NULL);
 }
 
-/* Asks one participant, or (0) every one that ever joined. `word` is remembered for the answer. */
-static void ask(struct conn *conn, struct evhttp_request *http, uint32_t participant, Lockstep__Ask *body,
-                const char *word) {
+/* With room for `count` parts; NULL: 429 has been said. */
+static struct inquiry *inquiry_new(struct conn *conn, struct evhttp_request *http, uint32_t count, const char *word) {
     struct api *api = conn->listener->api;
-    struct registry *registry = api->host->registry;
-    uint32_t from = participant != 0 ? participant : 1,
-             upto = participant != 0 ? participant : registry_highest(registry);
     struct request *request = request_new(conn, http, REQUEST_INQUIRY);
     struct inquiry *inquiry = calloc(1, sizeof *inquiry);
-    struct part *parts = calloc(upto - from + 2, sizeof *parts);
+    struct part *parts = calloc(count + 1, sizeof *parts);
     if (request == NULL || inquiry == NULL || parts == NULL) {
         free(inquiry);
         free(parts);
@@ -264,26 +265,36 @@ static void ask(struct conn *conn, struct evhttp_request *http, uint32_t partici
             request_free(request);
         }
         reply_error(conn, http, 429, "no_memory", "out of memory");
-        return;
+        return NULL;
     }
     inquiry->token = ++api->inquiry_token;
-    inquiry->kind = body->kind;
     inquiry->request = request;
     inquiry->parts = parts;
     (void)snprintf(inquiry->word, sizeof inquiry->word, "%s", word);
     inquiry->next = api->inquiries;
     api->inquiries = inquiry;
     request->inquiry = inquiry;
+    return inquiry;
+}
+
+static struct part *add_part(struct inquiry *inquiry, uint32_t participant) {
+    struct part *part = &inquiry->parts[inquiry->count++];
+    part->participant = participant;
+    return part;
+}
+
+/* Asks the participants of its parts. It may be answered, and gone, when this returns. */
+static void ask_parts(struct inquiry *inquiry, Lockstep__Ask *body) {
+    struct request *request = inquiry->request;
+    struct api *api = request->api;
+    inquiry->kind = body->kind;
     body->token = inquiry->token;
-    body->who = conn->identity;
-    for (uint32_t number = from; number <= upto; number++) {
-        if (registry_by_number(registry, number) == NULL) {
-            continue;
-        }
-        struct part *part = &parts[inquiry->count++];
-        part->participant = number;
+    body->who = request->conn->identity;
+    for (uint32_t i = 0; i < inquiry->count; i++) {
+        struct part *part = &inquiry->parts[i];
         (void)snprintf(part->reason, sizeof part->reason, "it has not answered");
-        if (agents_ask(api->host->agents, number, body)) {
+        body->gid = (char *)(uintptr_t)part->gid;
+        if (agents_ask(api->host->agents, part->participant, body)) {
             inquiry->outstanding++;
         } else {
             part->answered = true;
@@ -295,6 +306,25 @@ static void ask(struct conn *conn, struct evhttp_request *http, uint32_t partici
     } else {
         request_wait(request, ASK_WAIT_MS); /* in a bucket of its own: nothing but its timer and the answers finds it */
     }
+}
+
+/* Asks one participant, or (0) every one that ever joined. `word` is remembered for the answer. */
+static void ask(struct conn *conn, struct evhttp_request *http, uint32_t participant, Lockstep__Ask *body,
+                const char *word) {
+    struct registry *registry = conn->listener->api->host->registry;
+    struct inquiry *inquiry = inquiry_new(conn, http, participant != 0 ? 1 : registry_highest(registry), word);
+    if (inquiry == NULL) {
+        return;
+    }
+    if (participant != 0) {
+        (void)add_part(inquiry, participant);
+    }
+    for (uint32_t number = 1; participant == 0 && number <= registry_highest(registry); number++) {
+        if (registry_by_number(registry, number) != NULL) {
+            (void)add_part(inquiry, number);
+        }
+    }
+    ask_parts(inquiry, body);
 }
 
 static uint32_t number_of(struct api *api, const char *name) {
@@ -381,4 +411,46 @@ void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry
         ask(conn, http, participant, &body, id);
     }
     json_decref(root);
+}
+
+/* ---- what the prepared branches of a transaction block */
+
+bool branch_may_block(const struct txn_branch *branch) {
+    return branch->id.xid != 0 && branch->state != BR_READ_ONLY && branch->state != BR_NO &&
+           branch->state != BR_COMMITTED && branch->state != BR_ABORTED;
+}
+
+void handle_blocking(struct conn *conn, struct evhttp_request *http, const struct txn *txn) {
+    Lockstep__Ask body = LOCKSTEP__ASK__INIT;
+    struct inquiry *inquiry = inquiry_new(conn, http, txn->branch_count, "");
+    if (inquiry == NULL) {
+        return;
+    }
+    struct request *request = inquiry->request;
+    request->epoch = txn->epoch;
+    request->sequence = txn->sequence;
+    request->wait = ROUTE_WAIT_DECIDED;
+    for (uint32_t i = 0; i < txn->branch_count; i++) {
+        if (branch_may_block(&txn->branches[i])) {
+            add_part(inquiry, txn->branches[i].participant)->gid = txn->branches[i].gid;
+        }
+    }
+    body.kind = LOCKSTEP__ASK_KIND__ASK_BLOCKING;
+    ask_parts(inquiry, &body);
+}
+
+void inquiry_add_blocking(struct out *out, const struct inquiry *inquiry, uint32_t participant) {
+    for (uint32_t i = 0; inquiry != NULL && i < inquiry->count; i++) {
+        const struct part *part = &inquiry->parts[i];
+        if (part->participant != participant) {
+            continue;
+        }
+        if (part->json != NULL) {
+            out_json(out, "blocking", part->json, strlen(part->json));
+        } else {
+            out_open(out, "blocking", '{');
+            out_string(out, "unknown", part->reason);
+            out_close(out, '}');
+        }
+    }
 }

@@ -278,7 +278,7 @@ static struct request *request_about(struct conn *conn, struct evhttp_request *h
 }
 
 static void handle_get(struct conn *conn, struct evhttp_request *http, const char *text) {
-    static const char *const allowed[] = {"for", "timeout", NULL};
+    static const char *const allowed[] = {"for", "timeout", "blocking", NULL};
     struct ls_gtid gtid;
     struct evkeyvalq query;
     enum route_wait wait = ROUTE_WAIT_DECIDED;
@@ -295,8 +295,26 @@ static void handle_get(struct conn *conn, struct evhttp_request *http, const cha
         (void)bad_parameter(conn, http, &query, "timeout: expected digits and a unit (ms, s, min), at most 5min");
         return;
     }
+    const char *blocking_text = evhttp_find_header(&query, "blocking");
+    if (blocking_text != NULL && (strcmp(blocking_text, "true") != 0 || wait_text != NULL || timeout_text != NULL)) {
+        (void)bad_parameter(conn, http, &query, "blocking: expected true, and nothing to wait for");
+        return;
+    }
+    bool blocking = blocking_text != NULL;
     evhttp_clear_headers(&query);
-    struct request *request = take_gtid(conn, http, text, &gtid) ? request_about(conn, http, REQUEST_GET, &gtid) : NULL;
+    if (blocking && !conn_is_admin(conn)) {
+        error_reply(conn, http, 403, "role_not_allowed", "what a transaction blocks is shown to an administrator only");
+        return;
+    }
+    if (!take_gtid(conn, http, text, &gtid)) {
+        return;
+    }
+    const struct txn *txn = blocking ? engine_find(conn->listener->api->host->engine, gtid.epoch, gtid.sequence) : NULL;
+    if (txn != NULL && gtid.participant == 0 && !txn->one_participant) {
+        handle_blocking(conn, http, txn);
+        return;
+    }
+    struct request *request = request_about(conn, http, REQUEST_GET, &gtid);
     if (request != NULL) {
         request->wait = wait;
         request_answer_or_wait(request, timeout_ms);

@@ -107,7 +107,7 @@ struct api {
     uint64_t accepted; /* runs accepted so far */
     struct inquiry *inquiries;
     uint64_t inquiry_token;
-    struct out out;    /* body being written */
+    struct out out; /* body being written */
 };
 
 /* ---- server.c */
@@ -126,6 +126,8 @@ struct request *request_new(struct conn *conn, struct evhttp_request *http, enum
 void request_answer_or_wait(struct request *request, uint64_t timeout_ms);
 /* Waits for effects; answered by its timer at the latest. */
 void request_wait(struct request *request, uint64_t timeout_ms);
+/* The agents have said what they know: answers. */
+void request_blocking_known(struct request *request);
 /* Frees it; the http request must have been answered or given back. */
 void request_free(struct request *request);
 /* The connection is closing. */
@@ -155,6 +157,12 @@ void handle_events(struct conn *conn, struct evhttp_request *http, const struct 
 void handle_flow(struct conn *conn, struct evhttp_request *http, const char *saga);
 void handle_event_letters(struct conn *conn, struct evhttp_request *http, const char *id, uint32_t limit);
 void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry);
+/* What becomes of GET /v1/tx/{gtid}?blocking=true: the agents of its prepared branches are asked, then the request is
+ * answered as any other, with what they said. */
+void handle_blocking(struct conn *conn, struct evhttp_request *http, const struct txn *txn);
+bool branch_may_block(const struct txn_branch *branch);
+/* "blocking": what the branch's agent said, or why it did not. Nothing if it was not asked; `inquiry` may be NULL. */
+void inquiry_add_blocking(struct out *out, const struct inquiry *inquiry, uint32_t participant);
 /* Its time is over: answers with what is there. */
 void request_inquiry_late(struct request *request);
 /* Its request is being freed. */

@@ -305,6 +305,16 @@ void request_answer_or_wait(struct request *request, uint64_t timeout_ms) {
     }
 }
 
+void request_blocking_known(struct request *request) {
+    stop_timer(request);
+    if (request->is_waiting) {
+        LIST_REMOVE(request, waiting);
+        request->is_waiting = false;
+    }
+    request->kind = REQUEST_GET;
+    request_answer_or_wait(request, 0);
+}
+
 /* -------------------------------------------------------------- effects */
 
 void api_on_accepted(struct api *api, const struct engine_effect *effect) {

@@ -330,6 +330,10 @@ void engine_set_settled(struct engine *engine, uint32_t epoch, uint64_t sequence
 /* The oldest one-participant transaction in memory whose end is not known. False: there is none. */
 bool engine_oldest_unsettled(const struct engine *engine, uint32_t *ret_epoch, uint64_t *ret_sequence);
 
+/* May what this log does not know of that epoch be called ended? Every participant has accepted this log since the
+ * start, or limits.presume_wait has passed: one who has seen a newer log would have refused it. */
+bool engine_has_heard(const struct engine *engine, uint32_t epoch);
+
 /* ---- for sagas (engine_saga.c); not from inside of a step */
 enum engine_saga_answer { ENGINE_SAGA_BEGUN, ENGINE_SAGA_JOINED, ENGINE_SAGA_REFUSED };
 struct engine_saga {

@@ -92,16 +92,21 @@ static enum verdict verdict_from_memory(const struct txn *txn, const struct engi
     return VERDICT_IS_PENDING;
 }
 
+static bool everybody_was_heard(const struct engine *e, uint32_t epoch) {
+    return epoch == e->config.epoch || e->joined_count == e->participant_count;
+}
+
+bool engine_has_heard(const struct engine *e, uint32_t epoch) {
+    return everybody_was_heard(e, epoch) || e->now_us - e->started_us >= e->config.presume_wait_us;
+}
+
 /* A stale copy of the log looks like one without the record. Whoever has seen a later position refuses it; so first
  * hear everybody. */
 static bool may_presume(struct engine *e, uint32_t epoch) {
-    if (epoch == e->config.epoch || e->joined_count == e->participant_count) {
-        return true;
-    }
-    if (e->now_us - e->started_us < e->config.presume_wait_us) {
+    if (!engine_has_heard(e, epoch)) {
         return false;
     }
-    if (!e->presumed_early && e->config.presume_wait_us > 0) {
+    if (!everybody_was_heard(e, epoch) && !e->presumed_early && e->config.presume_wait_us > 0) {
         e->presumed_early = true;
         engine_report(e, NULL, "%u of %u participants have not joined since the start; presuming abort without them",
                       e->participant_count - e->joined_count, e->participant_count);

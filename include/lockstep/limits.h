@@ -108,14 +108,15 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_EVENT_TYPE_MAX 64u
 #define LS_EVENT_KEY_MAX 200u
 #define LS_EVENT_PAYLOAD_MAX (256u << 10)
-#define LS_EVENT_PAGE_BYTES (512u << 10)  /* of payload in one page, not counting the event that passes it */
-#define LS_EVENT_PAGE_MAX 100u            /* events in one page */
-#define LS_PEERS_MAX 64u                  /* participants that send to one another */
-#define LS_SUBSCRIPTIONS_MAX 256u         /* of one participant */
-#define LS_LETTERS_LISTED_MAX 500u        /* dead letters of one participant in one answer */
-#define LS_DEFAULT_RELAY_SESSIONS 4u      /* relay.sessions: handlers that run at once, besides pool.workers */
-#define LS_DEFAULT_RELAY_ATTEMPTS 10u     /* relay.attempts: then a dead letter */
-#define LS_DEFAULT_HANDLER_MS 30000u      /* relay.handler_timeout */
+#define LS_EVENT_PAGE_BYTES (512u << 10)      /* of payload in one page, not counting the event that passes it */
+#define LS_EVENT_PAGE_MAX 100u                /* events in one page */
+#define LS_PEERS_MAX 64u                      /* participants that send to one another */
+#define LS_SUBSCRIPTIONS_MAX 256u             /* of one participant */
+#define LS_BLOCKING_LISTED_MAX 200u           /* sessions behind one prepared branch in one answer */
+#define LS_LETTERS_LISTED_MAX 500u            /* dead letters of one participant in one answer */
+#define LS_DEFAULT_RELAY_SESSIONS 4u          /* relay.sessions: handlers that run at once, besides pool.workers */
+#define LS_DEFAULT_RELAY_ATTEMPTS 10u         /* relay.attempts: then a dead letter */
+#define LS_DEFAULT_HANDLER_MS 30000u          /* relay.handler_timeout */
 #define LS_DEFAULT_RELAY_KEEP_INBOX_S 604800u /* relay.keep_inbox, 7 days */
 #define LS_DEFAULT_RELAY_KEEP_EVENTS_S 0u     /* relay.keep_events, 0: for ever */
 

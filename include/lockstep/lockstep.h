@@ -180,6 +180,8 @@ enum lockstep_status lockstep_run(struct lockstep *client, const char *document,
 /* Asks for a transaction; waits up to `wait_ms` for what `wait` says, 0: answer at once. */
 enum lockstep_status lockstep_get(struct lockstep *client, const char *gtid, enum lockstep_wait wait, uint32_t wait_ms,
                                   struct lockstep_result *result);
+/* The same without waiting, and with what its prepared branches block in result->body (admin only). */
+enum lockstep_status lockstep_blocking(struct lockstep *client, const char *gtid, struct lockstep_result *result);
 /* Lists transactions as JSON in result->body. `state` NULL: all that are remembered; `limit` 0: the coordinator's
  * default. */
 enum lockstep_status lockstep_list(struct lockstep *client, const char *state, uint32_t limit,

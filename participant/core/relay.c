@@ -228,7 +228,7 @@ static void on_claim(struct relay *r, const struct relay_event *event) {
     r->claim_op = 0;
     bool full = event->claim.ok && event->claim.given >= r->config.claim_max;
     r->claim_us = full ? r->now_us : r->now_us + r->config.claim_us;
-    if (!event->claim.ok || event->claim.given == 0) return;
+    if (event->claim.ok && event->claim.given == 0) return; /* an answer that is lost may have given some */
     r->stats.claimed += event->claim.given;
     for (uint32_t i = 0; i < r->subscriber_count; i++) r->subscribers[i].more = true;
 }

@@ -12,6 +12,7 @@
  *   worker.c   worker sessions, one branch each
  *   statements.c  statements of a session that come again
  *   query.c    one statement of the agent's own, for the relay
+ *   look.c     statements that only look, on a session opened for them
  *   deliver.c  one event to one handler, on a worker session
  *   execute.c  the pipeline of a branch and what came of it
  *   rows.c     rows as JSON
@@ -210,6 +211,7 @@ struct pg {
     bool fence_alone;                  /* a task that carries nothing but the fence is queued */
     struct fence_waiter *fence_waiters;
     /* late answers */
+    struct look_out *look_out; /* look.c; NULL before the first one */
     struct event *late_event;
     struct late *late_head, *late_tail;
     struct pg_stats stats;
@@ -292,5 +294,8 @@ void execute_forget_results(struct branch *branch);
 
 /* deliver.c */
 void deliver_close_all(struct pg *pg);
+
+/* look.c */
+void look_close_all(struct pg *pg);
 
 #endif

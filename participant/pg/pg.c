@@ -223,6 +223,7 @@ void pg_free(struct pg *pg)
     worker_close_all(pg);
     lane_close_all(pg);
     control_close(pg);
+    look_close_all(pg);
     while (pg->late_head != NULL) {
         struct late *late = pg->late_head;
         pg->late_head = late->next;

@@ -92,6 +92,12 @@ typedef void pg_query_fn(void *context, enum pg_query_result result, const struc
 /* One statement on a session of the agent's own role; `sql` is a constant. `exclusive`: it may wait for a lock. */
 void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done, void *context);
 
+/* One statement on a session of its own that is opened for it and bounded by a statement_timeout of PG_LOOK_MS; one at a time, what does not
+ * fit into its queue of PG_LOOKS_MAX is LOST. */
+void pg_look(struct pg *pg, const char *sql, int count, const char *const *values, pg_query_fn *done, void *context);
+#define PG_LOOK_MS 5000
+#define PG_LOOKS_MAX 64u
+
 /* One event for one handler. Borrowed until it is answered. */
 struct pg_delivery {
     const char *role, *handler; /* the role that has subscribed; the function, quoted as the database has it */

@@ -171,7 +171,7 @@ static const char agent_sql[] =
     "  lockstep.route_store(text, text, text[]), lockstep.inbox_due(int4), lockstep.inbox_act(text, int8, text, text, text),\n"
     "  lockstep.show_events(text, text, text, int8, int4, int4), lockstep.show_flow(text), lockstep.show_letters(text, int4),\n"
     "  lockstep.letter_act(text, text, text), lockstep.inbox_prune(text, int8, int8, int4), lockstep.event_prune(int8, int4),\n"
-    "  lockstep.subscriptions() to %s;\n"
+    "  lockstep.subscriptions(), lockstep.show_blocking(text, int4) to %s;\n"
     "grant execute on function lockstep.fence_ahead(text, text, text, int8, int8, int8) to %s;\n"
     "grant execute on function lockstep.schema_version() to %s;\n"
     "grant execute on function lockstep.timeline_history() to %s;\n";
@@ -246,6 +246,7 @@ enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_role
     fputs(pg_schema_barrier, out);
     fputs(pg_schema_events, out);
     fputs(pg_schema_relay, out);
+    fputs(pg_schema_blocking, out);
     fprintf(out, agent_sql, agent, agent, agent, agent, agent, agent);
     for (size_t i = 0; status == LS_OK && i < app_role_count; i++) {
         status = quote_role(app_roles[i], app, err);

@@ -20,8 +20,8 @@
 #include "lockstep/status.h"
 
 /* Grows with every change of the objects below; the agent refuses a database that has another one. */
-#define PG_SCHEMA_VERSION 4
-#define PG_SCHEMA_VERSION_TEXT "4"
+#define PG_SCHEMA_VERSION 5
+#define PG_SCHEMA_VERSION_TEXT "5"
 
 /*
  * The SQL for one database, to be run by a superuser; heap, caller frees. Running it again changes nothing. The agent's role is made (LOGIN, no
@@ -34,6 +34,7 @@ enum ls_status pg_schema_sql(const char *agent_role, const char *const *app_role
 extern const char pg_schema_barrier[]; /* schema_barrier.c */
 extern const char pg_schema_events[];  /* schema_events.c */
 extern const char pg_schema_relay[];   /* schema_relay.c */
+extern const char pg_schema_blocking[]; /* schema_blocking.c */
 
 /* A quoted identifier or literal into `out`; false: does not fit. */
 int pg_quote(char quote, const char *text, char *out, size_t size);

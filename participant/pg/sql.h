@@ -287,6 +287,7 @@ enum due_column { DUE_SOURCE, DUE_POSITION, DUE_HANDLER, DUE_TYPE, DUE_KEY, DUE_
 #define SQL_SHOW_FLOW "select lockstep.show_flow($1)"
 #define SQL_SHOW_LETTERS "select lockstep.show_letters($1, $2)"
 #define SQL_LETTER_ACT "select lockstep.letter_act($1, $2, $3)"
+#define SQL_SHOW_BLOCKING "select lockstep.show_blocking($1, $2)"
 #define SQL_INBOX_PRUNE "select lockstep.inbox_prune($1, $2, $3, $4)"
 #define SQL_EVENT_PRUNE "select lockstep.event_prune($1, $2)"
 /* One delivery, on a worker. Not prepared by name: whoever replaced them would be given the secret. */

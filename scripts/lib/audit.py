@@ -72,7 +72,7 @@ class Audit:
     """`connect(participant)` gives a psycopg session with autocommit."""
 
     def __init__(self, connect, journal=None, grace=10, platform=False):
-        """`platform`: there is a database of that name, to which every order is published."""
+        """`journal`: a file, or {order: outcome}. `platform`: there is a database of that name, to which every order is published."""
         self.connect, self.journal, self.grace, self.platform = connect, journal, grace, platform
         self.checks = []
 
@@ -125,7 +125,7 @@ class Audit:
         self.check(not pending, "no order left half-way", f"{len(pending)}" + (f": {some(pending)}" if pending else ""))
 
     def check_journal(self):
-        outcomes = read_journal(self.journal)
+        outcomes = self.journal if isinstance(self.journal, dict) else read_journal(self.journal)
         there = {row[0] for row in self.query("orders", "select id from orders")}
         committed = {order for order, outcome in outcomes.items() if outcome == "committed"}
         aborted = {order for order, outcome in outcomes.items() if outcome == "aborted"}

@@ -15,6 +15,7 @@ COORDINATOR = "shop"
 APP = "checkout"
 PORT = 5432  # names the socket file only: the servers listen on no TCP port
 LAYOUT = (("c1", ("orders",)), ("c2", ("products",)), ("c3", ("balance", "coupons")))
+PEERS = "peers:\n  listen: 127.0.0.1:0\n"  # how agents find each other
 LAYOUT_FORMS = (("c1", ("orders", "platform")), ("c2", ("products",)), ("c3", ("balance", "coupons")))
 PARTICIPANTS = tuple(name for _, names in LAYOUT for name in names)
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -184,6 +185,11 @@ tls:
     def roles(self):
         return f"  app/{APP}: {APP}\n"
 
+    def more_for(self, name):
+        """More lines of that agent's configuration."""
+        del name
+        return self.agent_more
+
     def start_agent(self, name):
         if name not in self.agents:
             # max_prepared_transactions is the cluster's: agents that share one share it
@@ -198,7 +204,7 @@ roles:
 {self.roles()}prepared:
   share: {share}
 tls:
-{self.tls('agent-' + name)}{self.agent_more}""")
+{self.tls('agent-' + name)}{self.more_for(name)}""")
             self.agents[name] = self.place.process(f"agent-{name}", [self.program("lockstep-agent"), "--config", config])
         self.agents[name].start()
 
@@ -225,6 +231,16 @@ tls:
             self.start_agent(name)
         self.wait_agents()
 
+    def wait_routes(self, types):
+        """Until every agent knows who wants what, of so many types: an event that nobody wants would be a dead letter."""
+        def known():
+            for name in self.participants:
+                with self.connect(name) as session:
+                    if session.execute("select count(distinct type) from lockstep.route").fetchone()[0] < types:
+                        return False
+            return True
+        wait_until(known, 30, "the agents know each other's subscriptions", 0.1)
+
     # -- looking
 
     def prepared(self):
@@ -247,7 +263,7 @@ class FormsShop(Shop):
     layout = LAYOUT_FORMS
 
     def __init__(self, place, build, settings=None, agent_settings=""):
-        super().__init__(place, build, settings, "peers:\n  listen: 127.0.0.1:0\n" + agent_settings)
+        super().__init__(place, build, settings, PEERS + agent_settings)
 
     def make_tables(self, name):
         if name != "platform":
@@ -257,17 +273,7 @@ class FormsShop(Shop):
 
     def start(self):
         super().start()
-        self.wait_routes()
-
-    def wait_routes(self):
-        """Until every agent knows who wants what: an event that nobody wants would be a dead letter."""
-        def known():
-            for name in self.participants:
-                with self.connect(name) as session:
-                    if session.execute("select count(distinct type) from lockstep.route").fetchone()[0] < 8:
-                        return False
-            return True
-        wait_until(known, 30, "the agents know each other's subscriptions", 0.1)
+        self.wait_routes(8)
 
     def start_load(self, journal, clients, seconds, *more):
         return super().start_load(journal, clients, seconds, "--platform", "--orders", self.conninfo("orders", APP), *more)

@@ -13,6 +13,7 @@
 #include "tests/sim/client.h"
 #include "tests/sim/net.h"
 #include "tests/sim/pg.h"
+#include "tests/sim/relay.h"
 
 #define WORKS_MAX 256u
 #define DRAIN_US (3 * SECOND)
@@ -25,6 +26,7 @@ struct agent_host {
     struct agent *core;
     struct agent_effects effects;
     uint64_t link, armed_us, paused_until_us;
+    bool welcomed;      /* on this link */
     uint32_t timeline;  /* the newest that its server has shown it */
     bool knows_another; /* its database remembers the log that was lost */
     Lockstep__Work *works[WORKS_MAX];
@@ -418,6 +420,9 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         trace(world, host, e->kind == AEF_SEND_READY ? "Ready" : "Refuse",
               e->kind == AEF_SEND_READY ? "" : e->refuse.reason);
         send_other(world, e);
+        if (e->kind == AEF_SEND_READY) {
+            relay_agent_ready(world, host->participant, host->life);
+        }
         return;
     case AEF_SEND_CREDIT:
         send_other(world, e);
@@ -504,6 +509,7 @@ void agent_host_link_up(struct world *world, uint32_t participant, uint64_t life
     struct agent_host *host = host_of(world, participant, life);
     if (host != NULL) {
         host->link = link;
+        host->welcomed = false;
         struct agent_event event = {.kind = AEV_LINK_UP, .link = link};
         step(world, host, &event);
     }
@@ -512,6 +518,7 @@ void agent_host_link_up(struct world *world, uint32_t participant, uint64_t life
 void agent_host_link_down(struct world *world, uint32_t participant, uint64_t life, uint64_t link) {
     struct agent_host *host = host_of(world, participant, life);
     if (host != NULL) {
+        host->welcomed = host->welcomed && host->link != link;
         struct agent_event event = {.kind = AEV_LINK_DOWN, .link = link};
         step(world, host, &event);
     }
@@ -553,7 +560,10 @@ static void on_frame(struct world *world, struct agent_host *host, uint64_t link
     static struct agent_answer_item items[AGENT_INQUIRY_ITEMS_MAX];
     struct agent_event event = {0};
     agentmsg_read_fence(frame, link, &event);
-    if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
+    host->welcomed = host->welcomed || (frame->body_case == LOCKSTEP__FRAME__BODY_WELCOME && link == host->link);
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_ROUTE) {
+        relay_route_received(world, host->participant, host->life, frame->route);
+    } else if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
         trace(world, host, "is told", frame->error->text);
     } else if (frame->body_case == LOCKSTEP__FRAME__BODY_PROVE) {
         on_prove(world, host->participant, host->life, frame->prove, &event);
@@ -618,7 +628,18 @@ void agent_host_answer(struct world *world, uint32_t participant, uint64_t life,
     if (event->kind == AEV_DB_RUN && event->run.row_count > 0) {
         keep_results(host, event, branch);
     }
+    bool ours = event->kind == AEV_DB_CLEAN && event->clean.ok;
     step(world, host, event);
+    if (ours && host_of(world, participant, life) != NULL) {
+        relay_agent_serves(world, participant, life);
+    }
+}
+
+void agent_host_send(struct world *world, uint32_t participant, uint64_t life, const Lockstep__Frame *frame) {
+    const struct agent_host *host = host_of(world, participant, life);
+    if (host != NULL && host->welcomed) {
+        net_send_to_coord(world, host->link, frame);
+    }
 }
 
 void agent_host_control_lost(struct world *world, uint32_t participant, uint64_t life) {
@@ -651,10 +672,18 @@ static void crash(struct world *world, struct agent_host *host) {
         host->results[i].branch = 0;
     }
     pg_client_gone(world, host->participant, host->life);
+    relay_agent_gone(world, host->participant, host->life);
     net_agent_gone(world, host->participant, host->life);
     if (host->life % 2 == 1 || !world->healed) {
         world_after(world, rng_delay(&world->rng, world->options.restart_ms * MS), start, host->participant,
                     host->life + 2);
+    }
+}
+
+void agent_host_falls(struct world *world, uint32_t participant, uint64_t life) {
+    struct agent_host *host = host_of(world, participant, life);
+    if (host != NULL) {
+        crash(world, host);
     }
 }
 

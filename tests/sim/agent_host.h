@@ -5,6 +5,7 @@
 #ifndef SIM_AGENT_HOST_H
 #define SIM_AGENT_HOST_H
 
+#include "lockstep.pb-c.h"
 #include "participant/core/agent.h"
 #include "tests/sim/world.h"
 
@@ -30,6 +31,10 @@ void agent_host_answer(struct world *world, uint32_t participant, uint64_t life,
 void agent_host_control_lost(struct world *world, uint32_t participant, uint64_t life);
 /* Does the agent's scan list this gid? Of our form, this coordinator and participant, any incarnation. */
 bool agent_host_lists(const struct world *world, uint32_t participant, const char *gid);
+
+/* The relay beside the core: its process falls, it says something to the coordinator (lost when there is no link). */
+void agent_host_falls(struct world *world, uint32_t participant, uint64_t life);
+void agent_host_send(struct world *world, uint32_t participant, uint64_t life, const Lockstep__Frame *frame);
 
 void sim_participant_name(uint32_t participant, char name[8]);
 

@@ -20,6 +20,7 @@
 #include "tests/sim/coord_saga.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/net.h"
+#include "tests/sim/relay.h"
 
 #define REQUESTS_MAX 64u
 #define LINKS_MAX 64u
@@ -104,6 +105,7 @@ struct sim_coord {
     uint64_t armed_us, started_us, rounds, horizon_seen, append_seen;
     uint64_t ping_token;
     struct coord_link links[LINKS_MAX];
+    Lockstep__Route *routes[SIM_PARTICIPANTS_MAX]; /* what each participant has last said it wants, in this life */
     struct request requests[REQUESTS_MAX];
     struct response_slot responses[RESPONSES_MAX];
     uint64_t documents_held;
@@ -1588,7 +1590,47 @@ static void on_refuse(struct world *world, const struct coord_link *link, const 
     coord_crash(world, false);
 }
 
-static void on_welcomed_frame(struct world *world, struct coord_link *link, const Lockstep__Frame *frame) {
+static void send_route(struct world *world, struct coord_link *link, Lockstep__Route *route) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
+    frame.route = route;
+    send_frame(world, link, &frame);
+}
+
+static void on_route(struct world *world, struct coord_link *link, Lockstep__Frame *frame) {
+    struct sim_coord *c = world->coord;
+    Lockstep__Route **kept = &c->routes[link->participant];
+    if (*kept != NULL) {
+        lockstep__route__free_unpacked(*kept, NULL);
+    }
+    *kept = frame->route;
+    frame->route = NULL;
+    frame->body_case = LOCKSTEP__FRAME__BODY__NOT_SET;
+    for (size_t i = 0; i < LINKS_MAX; i++) {
+        if (c->links[i].state == LINK_WELCOMED && &c->links[i] != link) {
+            send_route(world, &c->links[i], *kept);
+        }
+    }
+}
+
+static void send_routes(struct world *world, struct coord_link *link) {
+    for (uint32_t p = 0; p < SIM_PARTICIPANTS_MAX; p++) {
+        if (world->coord->routes[p] != NULL && p != link->participant) {
+            send_route(world, link, world->coord->routes[p]);
+        }
+    }
+}
+
+static void forget_routes(struct sim_coord *c) {
+    for (uint32_t p = 0; p < SIM_PARTICIPANTS_MAX; p++) {
+        if (c->routes[p] != NULL) {
+            lockstep__route__free_unpacked(c->routes[p], NULL);
+        }
+        c->routes[p] = NULL;
+    }
+}
+
+static void on_welcomed_frame(struct world *world, struct coord_link *link, Lockstep__Frame *frame) {
     struct engine_event event = {.kind = EV_AGENT_READY};
     switch (frame->body_case) {
     case LOCKSTEP__FRAME__BODY_READY:
@@ -1600,6 +1642,7 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
         }
         if (world->coord->up && link->state == LINK_WELCOMED) {
             sagas_host_up(world->coord->sagas, link->entry->number);
+            send_routes(world, link);
             end_turn(world);
         }
         return;
@@ -1630,6 +1673,9 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
     case LOCKSTEP__FRAME__BODY_REFUSE:
         on_refuse(world, link, frame->refuse);
         return;
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+        on_route(world, link, frame);
+        return;
     case LOCKSTEP__FRAME__BODY_HELLO:
     case LOCKSTEP__FRAME__BODY_WELCOME:
     case LOCKSTEP__FRAME__BODY_PING:
@@ -1640,7 +1686,6 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, cons
     case LOCKSTEP__FRAME__BODY_PROVE:
     case LOCKSTEP__FRAME__BODY_FORGET:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
-    case LOCKSTEP__FRAME__BODY_ROUTE:
     case LOCKSTEP__FRAME__BODY_ASK:
     case LOCKSTEP__FRAME__BODY_TELL:
     case LOCKSTEP__FRAME__BODY_GREET:
@@ -1950,6 +1995,7 @@ void coord_crash(struct world *world, bool machine) {
     c->rounds = c->horizon_seen = c->append_seen = 0;
     c->documents_held = 0;
     memset(c->links, 0, sizeof c->links);
+    forget_routes(c);
     net_coord_gone(world);
     for (size_t i = 0; i < REQUESTS_MAX; i++) {
         if (c->requests[i].used) {
@@ -2206,6 +2252,7 @@ void coord_stop(struct world *world) {
         dlog_close(c->log);
         registry_free(c->registry);
         engine_effects_free(&c->effects);
+        forget_routes(c);
         free(c);
         world->coords[who] = NULL;
     }

@@ -428,7 +428,7 @@ bool sagas_host_forgotten(struct world *world, const struct sim_sagas *h, const 
             return r->saga == NULL && r->unsettled == 0;
         }
     }
-    return true;
+    return engine_has_heard(coord_engine(world), gtid->epoch);
 }
 
 /* ---------------------------------------------------------------- effects */

@@ -9,10 +9,12 @@
 #include "tests/sim/agent_host.h"
 #include "tests/sim/check.h"
 #include "tests/sim/coord_host.h"
+#include "tests/sim/relay.h"
 
 #define LINKS_MAX 64u
 #define QUEUE_MAX 512u
 
+/* Of a link between two agents, COORD is the side that has accepted it. */
 enum side { COORD = 0, AGENT = 1 };
 
 struct packet {
@@ -35,8 +37,11 @@ struct stream {
 struct link {
     uint64_t number; /* 0: free */
     uint32_t participant;
-    uint32_t who;         /* the coordinator at the other end */
-    uint64_t life;        /* of the agent process */
+    uint32_t who;      /* the coordinator at the other end */
+    uint64_t life;     /* of the agent process */
+    bool peer;         /* the other end is an agent, too */
+    uint32_t acceptor; /* then: whose */
+    uint64_t acceptor_life;
     uint64_t heard_us[2]; /* when this side last received something */
     bool open[2];         /* this side still has its end */
     struct stream in[2];  /* towards this side */
@@ -111,20 +116,31 @@ static void close_end(struct world *world, struct link *link, enum side side) {
     end_stream(world, link, side == COORD ? AGENT : COORD);
 }
 
+static const char *side_name(const struct link *link, enum side side) {
+    return side == AGENT ? "agent" : link->peer ? "peer" : "coordinator";
+}
+
 static void tell_down(struct world *world, struct link *link, enum side side) {
     uint64_t number = link->number;
     uint32_t participant = link->participant;
     uint32_t who = link->who;
     uint64_t life = link->life;
-    world_trace(world, "net", "down", "link %llu p%u noticed by %s", (unsigned long long)number, participant + 1,
-                side == COORD ? "coordinator" : "agent");
+    bool peer = link->peer;
+    if (peer && side == COORD) {
+        participant = link->acceptor;
+        life = link->acceptor_life;
+    }
+    world_trace(world, "net", "down", "link %llu p%u noticed by %s", (unsigned long long)number, link->participant + 1,
+                side_name(link, side));
     link->open[side] = false;
     drop_from(&link->in[side], 0);
     link->in[side].ending = true;
     end_stream(world, link, side == COORD ? AGENT : COORD);
     free_if_closed(world, link);
     uint32_t was = world_as(world, who);
-    if (side == COORD)
+    if (peer)
+        relay_link_down(world, participant, life, number);
+    else if (side == COORD)
         coord_link_down(world, number);
     else
         agent_host_link_down(world, participant, life, number);
@@ -140,8 +156,9 @@ static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
     stream->scheduled = false;
     if (!link->open[to] || stream->silent) return;
     (void)world_as(world, link->who);
-    uint64_t paused =
-        to == COORD ? coord_paused_until(world) : agent_host_paused_until(world, link->participant, link->life);
+    uint64_t paused = to == AGENT  ? agent_host_paused_until(world, link->participant, link->life)
+                      : link->peer ? agent_host_paused_until(world, link->acceptor, link->acceptor_life)
+                                   : coord_paused_until(world);
     if (paused > world->now_us) {
         schedule(world, link, to, paused);
         return;
@@ -153,7 +170,10 @@ static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
             stream->head = (stream->head + 1) % QUEUE_MAX;
             stream->count--;
             link->heard_us[to] = world->now_us;
-            if (to == COORD)
+            if (link->peer)
+                relay_frame(world, to == COORD ? link->acceptor : link->participant,
+                            to == COORD ? link->acceptor_life : link->life, number, packet.bytes, packet.length);
+            else if (to == COORD)
                 coord_frame(world, number, packet.bytes, packet.length);
             else
                 agent_host_frame(world, link->participant, link->life, number, packet.bytes, packet.length);
@@ -194,13 +214,14 @@ static void sent_again(struct world *world, uint64_t to, uint64_t number) {
         return;
     sim_coverage.doubles++;
     world_trace(world, "net", "again", "link %llu p%u towards %s", (unsigned long long)number, link->participant + 1,
-                to == COORD ? "coordinator" : "agent");
+                side_name(link, (enum side)to));
     enqueue(world, link, (enum side)to, link->again[to], link->again_size[to]);
     link->again[to] = NULL;
 }
 
 static void send_again_later(struct world *world, struct link *link, enum side to, const uint8_t *bytes, size_t size) {
     if (link->again[to] != NULL || !world_fault(world, world->options.double_pm)) return;
+    if (link->peer && world->options.relay_keep_ms > 0) return; /* an old page behind its pruning: no TCP does that */
     link->again[to] = malloc(size);
     assert(link->again[to] != NULL);
     memcpy(link->again[to], bytes, size);
@@ -235,6 +256,10 @@ void net_send_to_agent(struct world *world, uint64_t link, const Lockstep__Frame
     send_to(world, link, AGENT, frame);
 }
 
+void net_send_to_peer(struct world *world, uint64_t number, bool by_acceptor, const Lockstep__Frame *frame) {
+    send_to(world, number, by_acceptor ? AGENT : COORD, frame);
+}
+
 void net_close(struct world *world, uint64_t number, bool by_coord) {
     struct link *link = find(world, number, NULL);
     if (link == NULL || !link->open[by_coord ? COORD : AGENT]) return;
@@ -242,16 +267,21 @@ void net_close(struct world *world, uint64_t number, bool by_coord) {
     free_if_closed(world, link);
 }
 
+static void end_with_its_process(struct world *world, struct link *link, enum side side) {
+    struct stream *out = &link->in[side == COORD ? AGENT : COORD];
+    /* what the dead process wrote may have left, or not */
+    if (!out->ending && out->count > 0) drop_from(out, (uint32_t)rng_below(&world->rng, out->count + 1));
+    close_end(world, link, side);
+    free_if_closed(world, link);
+}
+
 static void gone(struct world *world, enum side side, uint32_t participant, uint64_t life) {
     for (size_t i = 0; i < LINKS_MAX; i++) {
         struct link *link = world->net->links[i];
         if (link == NULL || !link->open[side]) continue;
+        if (side == COORD && link->peer) continue;
         if (side == AGENT ? link->participant != participant || link->life != life : link->who != world->who) continue;
-        struct stream *out = &link->in[side == COORD ? AGENT : COORD];
-        /* what the dead process wrote may have left, or not */
-        if (!out->ending && out->count > 0) drop_from(out, (uint32_t)rng_below(&world->rng, out->count + 1));
-        close_end(world, link, side);
-        free_if_closed(world, link);
+        end_with_its_process(world, link, side);
     }
 }
 
@@ -261,11 +291,17 @@ void net_coord_gone(struct world *world) {
 
 void net_agent_gone(struct world *world, uint32_t participant, uint64_t life) {
     gone(world, AGENT, participant, life);
+    for (size_t i = 0; i < LINKS_MAX; i++) {
+        struct link *link = world->net->links[i];
+        if (link != NULL && link->peer && link->open[COORD] && link->acceptor == participant &&
+            link->acceptor_life == life)
+            end_with_its_process(world, link, COORD);
+    }
 }
 
 bool net_leads_to_stale(const struct world *world, uint64_t number) {
     const struct link *link = world->net->links[number % LINKS_MAX];
-    return link != NULL && link->number == number && link->who == SIM_STALE;
+    return link != NULL && link->number == number && !link->peer && link->who == SIM_STALE;
 }
 
 /* ------------------------------------------------------------------- faults */
@@ -310,7 +346,7 @@ static void silence_timer(struct world *world, uint64_t slot, uint64_t number) {
     enum side to = rng_below(&world->rng, 2) == 0 ? COORD : AGENT;
     if (!link->open[to] || link->in[to].ending || link->in[to].silent) return;
     world_trace(world, "net", "silence", "link %llu p%u towards %s", (unsigned long long)number, link->participant + 1,
-                to == COORD ? "coordinator" : "agent");
+                side_name(link, to));
     fall_silent(world, link, to);
 }
 
@@ -338,6 +374,23 @@ static void speak_again(struct world *world, struct link *link, enum side to) {
     if (stream->count > 0) schedule(world, link, to, world->now_us);
 }
 
+/* Which directions of which participants a partition must leave alone for this side to receive anything: bits as in
+ * partition_timer(). Agents that are cut off see no other agent either. */
+static uint64_t sides_of(const struct link *link, enum side to) {
+    if (!link->peer) return UINT64_C(1) << (2 * link->participant + to);
+    uint32_t from = to == COORD ? link->participant : link->acceptor,
+             receiver = to == COORD ? link->acceptor : link->participant;
+    return UINT64_C(1) << (2 * from + COORD) | UINT64_C(1) << (2 * receiver + AGENT);
+}
+
+static uint64_t sides_cut(const struct sim_net *net) {
+    uint64_t sides = 0;
+    for (uint32_t p = 0; p < SIM_PARTICIPANTS_MAX; p++) {
+        for (enum side to = COORD; to <= AGENT; to++) sides |= (uint64_t)net->cut[p][to] << (2 * p + to);
+    }
+    return sides;
+}
+
 static void partition_ends(struct world *world, uint64_t sides, uint64_t unused) {
     (void)unused;
     struct sim_net *net = world->net;
@@ -348,7 +401,8 @@ static void partition_ends(struct world *world, uint64_t sides, uint64_t unused)
     }
     for (size_t i = 0; i < LINKS_MAX; i++) {
         for (enum side to = COORD; to <= AGENT && net->links[i] != NULL; to++) {
-            if ((sides >> (2 * net->links[i]->participant + to) & 1) != 0) speak_again(world, net->links[i], to);
+            uint64_t needs = sides_of(net->links[i], to);
+            if ((sides & needs) != 0 && (sides_cut(net) & needs) == 0) speak_again(world, net->links[i], to);
         }
     }
     world_trace(world, "net", "mended", "sides %llx", (unsigned long long)sides);
@@ -366,13 +420,14 @@ static void partition_timer(struct world *world, uint64_t a, uint64_t b) {
             if (direction != 2 && direction != (uint32_t)to) continue;
             net->cut[p][to] = true;
             sides |= UINT64_C(1) << (2 * p + to);
-            for (size_t i = 0; i < LINKS_MAX; i++) {
-                struct link *link = net->links[i];
-                if (link != NULL && link->participant == p && link->open[to] && !link->in[to].ending &&
-                    !link->in[to].silent)
-                    fall_silent(world, link, to);
-            }
         }
+    }
+    for (size_t i = 0; i < 2 * LINKS_MAX && sides != 0; i++) {
+        struct link *link = net->links[i / 2];
+        enum side to = (enum side)(i % 2);
+        if (link != NULL && (sides_of(link, to) & sides) != 0 && link->open[to] && !link->in[to].ending &&
+            !link->in[to].silent)
+            fall_silent(world, link, to);
     }
     if (sides != 0) {
         uint64_t length = rng_delay(&world->rng, rng_below(&world->rng, 2) == 0 ? 2 * SECOND : 12 * SECOND);
@@ -402,36 +457,20 @@ static uint32_t dial_reaches(struct world *world, uint32_t participant) {
     return cut || !coord_listens(world) || world_fault(world, 20) ? SIM_COORDS : who;
 }
 
-static void dial_arrives(struct world *world, uint64_t participant, uint64_t life) {
-    uint64_t paused = agent_host_paused_until(world, (uint32_t)participant, life);
-    if (paused > world->now_us) {
-        world_after(world, paused - world->now_us, dial_arrives, participant, life);
-        return;
-    }
+/* A link with a number of its own, 0: there are too many. */
+static uint64_t new_link(struct world *world, uint32_t participant, uint64_t life, const char *to) {
     struct sim_net *net = world->net;
     uint64_t number = 0;
-    uint32_t who = dial_reaches(world, (uint32_t)participant);
-    if (who != SIM_COORDS && coord_paused_until(world) > world->now_us) {
-        world_after(world, coord_paused_until(world) - world->now_us, dial_arrives, participant, life);
-        return;
+    for (uint64_t tries = 0; tries < LINKS_MAX && number == 0; tries++) {
+        uint64_t next = ++net->next_number;
+        if (net->links[next % LINKS_MAX] == NULL) number = next;
     }
-    if (who != SIM_COORDS) {
-        for (uint64_t tries = 0; tries < LINKS_MAX && number == 0; tries++) {
-            uint64_t next = ++net->next_number;
-            if (net->links[next % LINKS_MAX] == NULL) number = next;
-        }
-    }
-    if (number == 0) {
-        agent_host_link_down(world, (uint32_t)participant, life, 0);
-        return;
-    }
-    if (!agent_host_alive(world, (uint32_t)participant, life)) return;
+    if (number == 0) return 0;
     struct link *link = calloc(1, sizeof *link);
     assert(link != NULL);
     link->number = number;
-    link->participant = (uint32_t)participant;
+    link->participant = participant;
     link->life = life;
-    link->who = who;
     link->open[COORD] = link->open[AGENT] = true;
     link->heard_us[COORD] = link->heard_us[AGENT] = world->now_us;
     net->links[number % LINKS_MAX] = link;
@@ -440,10 +479,61 @@ static void dial_arrives(struct world *world, uint64_t participant, uint64_t lif
     if (world->options.silence_ms > 0 && !world->healed)
         world_after(world, rng_delay(&world->rng, world->options.silence_ms * MS), silence_timer, 0, number);
     sim_coverage.links++;
-    world_trace(world, "net", "link", "%llu p%u%s", (unsigned long long)number, (unsigned)participant + 1,
-                who == SIM_STALE ? " to the stale copy" : "");
+    world_trace(world, "net", "link", "%llu p%u%s", (unsigned long long)number, participant + 1, to);
+    return number;
+}
+
+static void dial_arrives(struct world *world, uint64_t participant, uint64_t life) {
+    uint64_t paused = agent_host_paused_until(world, (uint32_t)participant, life);
+    if (paused > world->now_us) {
+        world_after(world, paused - world->now_us, dial_arrives, participant, life);
+        return;
+    }
+    uint32_t who = dial_reaches(world, (uint32_t)participant);
+    if (who != SIM_COORDS && coord_paused_until(world) > world->now_us) {
+        world_after(world, coord_paused_until(world) - world->now_us, dial_arrives, participant, life);
+        return;
+    }
+    bool alive = agent_host_alive(world, (uint32_t)participant, life);
+    uint64_t number = who != SIM_COORDS && alive
+                          ? new_link(world, (uint32_t)participant, life, who == SIM_STALE ? " to the stale copy" : "")
+                          : 0;
+    if (number == 0) {
+        agent_host_link_down(world, (uint32_t)participant, life, 0);
+        return;
+    }
+    world->net->links[number % LINKS_MAX]->who = who;
     coord_link_open(world, number, (uint32_t)participant);
     agent_host_link_up(world, (uint32_t)participant, life, number);
+}
+
+static void peer_dial_arrives(struct world *world, uint64_t from_to, uint64_t life) {
+    uint32_t from = (uint32_t)(from_to & 0xff), to = (uint32_t)(from_to >> 8);
+    uint64_t paused = agent_host_paused_until(world, from, life), acceptor_life = relay_listens(world, to);
+    if (acceptor_life != 0 && agent_host_paused_until(world, to, acceptor_life) > paused)
+        paused = agent_host_paused_until(world, to, acceptor_life);
+    if (paused > world->now_us) {
+        world_after(world, paused - world->now_us, peer_dial_arrives, from_to, life);
+        return;
+    }
+    bool cut = (sides_cut(world->net) & (UINT64_C(3) << (2 * from) | UINT64_C(3) << (2 * to))) != 0;
+    char where[16];
+    snprintf(where, sizeof where, " to p%u", to + 1);
+    uint64_t number = !cut && acceptor_life != 0 && agent_host_alive(world, from, life) && !world_fault(world, 20)
+                          ? new_link(world, from, life, where)
+                          : 0;
+    if (number != 0) {
+        struct link *link = world->net->links[number % LINKS_MAX];
+        link->peer = true;
+        link->acceptor = to;
+        link->acceptor_life = acceptor_life;
+        relay_link_open(world, to, acceptor_life, number);
+    }
+    relay_link_up(world, from, life, to, number);
+}
+
+void net_dial_peer(struct world *world, uint32_t from, uint64_t life, uint32_t to) {
+    world_after(world, 2 * message_delay(world), peer_dial_arrives, from | (uint64_t)to << 8, life);
 }
 
 void net_dial(struct world *world, uint32_t participant, uint64_t life) {

@@ -27,7 +27,11 @@ void net_heal(struct world *world);
 void net_dial(struct world *world, uint32_t participant, uint64_t life);
 void net_send_to_coord(struct world *world, uint64_t link, const Lockstep__Frame *frame);
 void net_send_to_agent(struct world *world, uint64_t link, const Lockstep__Frame *frame);
-/* Closes one end in order: what was sent before still goes out. */
+/* An agent dials another one. Answered by relay_link_up(), whose link is 0 if nobody could be reached; then the other
+ * hears relay_link_open(). */
+void net_dial_peer(struct world *world, uint32_t from, uint64_t life, uint32_t to);
+void net_send_to_peer(struct world *world, uint64_t link, bool by_acceptor, const Lockstep__Frame *frame);
+/* Closes one end in order: what was sent before still goes out. Of a link between agents, the acceptor is by_coord. */
 void net_close(struct world *world, uint64_t link, bool by_coord);
 /* A process died: its ends of all links are gone. */
 void net_coord_gone(struct world *world);

@@ -8,6 +8,7 @@
 #include "tests/sim/check_saga.h"
 #include "tests/sim/coord_host.h"
 #include "tests/sim/pg_internal.h"
+#include "tests/sim/relay.h"
 
 #define LAG_RECORDS 24u /* a standby is never farther behind than this */
 
@@ -340,6 +341,11 @@ static void cluster_up(struct world *world, uint64_t number, uint64_t boot) {
         return;
     }
     c->up = true;
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        if (world->pg->cluster_of[p] == number) {
+            relay_server_up(world, p);
+        }
+    }
     trace_cluster(world, (uint32_t)number, "up", "");
 }
 
@@ -354,6 +360,7 @@ static void cluster_crash(struct world *world, uint32_t number) {
     for (uint32_t p = 0; p < world->options.participants; p++) {
         if (pg->cluster_of[p] == number) {
             sessions_server_gone(world, p);
+            relay_server_crash(world, p);
         }
     }
     /* of what was not flushed some may have reached the disk */
@@ -408,6 +415,11 @@ static void failover_timer(struct world *world, uint64_t number, uint64_t unused
         c->history[c->history_count++] = (struct agent_switch){.timeline = ended, .lsn = lsn};
         c->timeline++;
         replay(world, (uint32_t)number, keep);
+        for (uint32_t p = 0; lost > 0 && p < world->options.participants; p++) {
+            if (world->pg->cluster_of[p] == number) {
+                relay_server_loses(world, p);
+            }
+        }
         snprintf(detail, sizeof detail, "timeline %u, %zu records lost, switch at %llu", c->timeline, lost,
                  (unsigned long long)c->history[c->history_count - 1].lsn);
         sim_coverage.failovers++;

@@ -14,6 +14,7 @@
 #include "tests/sim/disk.h"
 #include "tests/sim/net.h"
 #include "tests/sim/pg.h"
+#include "tests/sim/relay.h"
 
 /* How long the healed world may take: the longest deadline, the longest lock wait of a chain of branches, sweeps and
  * backoffs. */
@@ -107,6 +108,30 @@ static void sagas_only(struct sim_options *options, struct rng *r) {
     options->read_pm = 0;
 }
 
+/* In every twelfth world everything is choreographed: hardly any transactions, and what relays depend on fails. */
+static void choreographed(struct sim_options *options, struct rng *r) {
+    if (rng_below(r, 12) != 0) {
+        return;
+    }
+    calm(options, r, 10);
+    options->clients = options->transactions = 1;
+    options->flows = rng_between(r, 5, 40);
+    options->chaos_ms = rng_between(r, 1000, 10000);
+    options->reset_ms = rng_below(r, 2) == 0 ? rng_between(r, 200, 3000) : 0;
+    options->late_pm = rng_between(r, 0, 1000);
+    options->silence_ms = rng_below(r, 4) == 0 ? rng_between(r, 2000, 8000) : 0;
+    options->double_pm = rng_between(r, 0, 60);
+    options->agent_crash_ms = rng_below(r, 2) == 0 ? rng_between(r, 200, 5000) : 0;
+    options->agent_cut_pm = rng_between(r, 0, 10);
+    options->server_crash_ms = rng_below(r, 2) == 0 ? rng_between(r, 500, 6000) : 0;
+    options->failover_ms = rng_below(r, 4) == 0 ? rng_between(r, 500, 6000) : 0;
+    options->lossy_pm = rng_below(r, 2) == 0 ? options->lossy_pm : 0;
+    options->session_drop_pm = rng_between(r, 0, 60);
+    options->pause_ms = rng_below(r, 4) == 0 ? rng_between(r, 1000, 8000) : 0;
+    options->restart_ms = rng_between(r, 5, 500);
+    options->operate_ms = rng_between(r, 50, 2000);
+}
+
 void sim_options_draw(struct sim_options *options, uint64_t seed) {
     struct rng rng, *r = &rng;
     rng_seed(r, seed ^ UINT64_C(0x6f7074696f6e73));
@@ -121,6 +146,7 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
     lose_history(options, r);
     log_goes_back(options, r);
     sagas_only(options, r);
+    choreographed(options, r);
     if (options->clone_ms !=
         0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
         options->presume_wait_ms = 600000;
@@ -282,7 +308,7 @@ static void run_until(struct world *world, uint64_t until_us) {
 /* What still keeps the world from being finished; false: nothing. */
 static bool unfinished(struct world *world, char *why, size_t size) {
     const char *reasons[] = {clients_unfinished(world), coord_unfinished(world), agents_unfinished(world),
-                             pg_unfinished(world)};
+                             pg_unfinished(world), relay_unfinished(world)};
     int length = 0;
     for (size_t i = 0; i < sizeof reasons / sizeof reasons[0]; i++) {
         if (reasons[i] != NULL && (size_t)length < size) {
@@ -297,6 +323,7 @@ static void live(struct world *world) {
     disk_start(world);
     net_start(world);
     pg_start(world);
+    relay_start(world);
     coord_start(world);
     agents_start(world);
     clients_start(world);
@@ -318,6 +345,7 @@ static void live(struct world *world) {
         run_until(world, world->now_us + HEAL_LOOK_US);
     }
     check_end(world);
+    relay_end(world);
 }
 
 enum sim_result world_run(struct world *world, uint64_t seed, const struct sim_options *options, bool verbose) {
@@ -338,6 +366,7 @@ void world_clear(struct world *world) {
     agents_stop(world);
     coord_stop(world);
     pg_stop(world);
+    relay_stop(world);
     net_stop(world);
     disk_stop(world);
     check_stop(world);

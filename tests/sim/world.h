@@ -108,7 +108,22 @@
     X(lossy_pm, "failovers to a standby that lags", O(50, BETWEEN(100, 1000)))                                  \
     X(outside_ms, "mean time between two acts of an outside hand", O(15, BETWEEN(1000, 20000)))                 \
     X(stranger_ms, "mean time between two strangers who take a finished gid", O(20, BETWEEN(500, 10000)))       \
-    X(chaos_ms, "length of the phase with faults", BETWEEN(1000, 20000))
+    X(chaos_ms, "length of the phase with faults", BETWEEN(1000, 20000))                                        \
+    X(flows, "choreographed sagas", O(30, BETWEEN(3, 40)))                                                      \
+    X(flow_refuse_pm, "choreographed sagas of which a later place refuses its step", BETWEEN(0, 500))           \
+    X(flow_late_pm, "choreographed sagas with a deadline", BETWEEN(0, 700))                                     \
+    X(poison_pm, "handlers of one kind and step that fail for a while, or until somebody mends them",           \
+      O(70, BETWEEN(5, 150)))                                                                                   \
+    X(relay_keys, "keys that choreographed sagas share", BETWEEN(1, 16))                                        \
+    X(relay_sessions, "handlers that run at once at a participant", BETWEEN(1, 4))                              \
+    X(relay_page, "events in a page", BETWEEN(1, 12))                                                           \
+    X(relay_claim, "events given positions at once", BETWEEN(1, 20))                                            \
+    X(relay_attempts, "attempts of a handler, then a dead letter", BETWEEN(1, 10))                              \
+    X(relay_ack_ms, "how long an acknowledgement is waited for", BETWEEN(500, 30000))                           \
+    X(relay_backoff_ms, "longest pause between two attempts of a handler", BETWEEN(200, 5000))                  \
+    X(relay_keep_ms, "what is through is taken out of the inbox after this", O(40, BETWEEN(1000, 5000)))        \
+    X(relay_late_ms, "mean time until a participant subscribes that does so late", O(30, BETWEEN(100, 8000)))   \
+    X(relay_leave, "1: dead letters stay where they are in the end", O(20, 1))
 
 struct sim_options {
 #define X(name, what, how) uint64_t name;
@@ -136,6 +151,7 @@ struct sim_coord;
 struct sim_agents;
 struct sim_clients;
 struct sim_check;
+struct sim_relay;
 
 struct world {
     struct sim_options options;
@@ -161,6 +177,7 @@ struct world {
     struct sim_clients *clients;
     struct sim_check *check;
     struct saga_book *saga_books, *past_saga_books;
+    struct sim_relay *relay; /* NULL: no choreography */
     uint64_t trace_hash, trace_lines;
     char (*trace)[SIM_TRACE_BYTES]; /* ring of SIM_TRACE_LINES */
     enum sim_result result;

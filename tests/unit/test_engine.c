@@ -460,7 +460,10 @@ static void nothing_is_presumed_before_all_have_joined(void **state) {
     (void)agent(w, EV_AGENT_READY, 1, 1);
     (void)join(w, 2, 2, 10); /* Hello only: it may be about to refuse this log */
     assert_string_equal(inquire(w, 2, 9, 1, 1009, KEPT_NONE, false), "verdict pending");
+    assert_false(engine_has_heard(w->engine, 2)); /* a saga of then that is not known here may be open in a newer log */
+    assert_true(engine_has_heard(w->engine, 3));
     (void)agent(w, EV_AGENT_READY, 2, 2);
+    assert_true(engine_has_heard(w->engine, 2));
     (void)agent(w, EV_AGENT_DOWN, 2, 2);
     assert_string_equal(inquire(w, 2, 9, 1, 1009, KEPT_NONE, false), "verdict abort"); /* it has been heard */
     engine_free(w->engine);
@@ -474,9 +477,11 @@ static void nothing_is_presumed_before_all_have_joined(void **state) {
     (void)join(w, 1, 1, 10);
     w->now_us += 10 * SECOND - 1;
     assert_string_equal(inquire(w, 2, 9, 1, 1009, KEPT_NONE, false), "verdict pending");
+    assert_false(engine_has_heard(w->engine, 2));
     w->now_us += 1;
     assert_string_equal(inquire(w, 2, 9, 1, 1009, KEPT_NONE, false),
                         "report; verdict abort"); /* one dead agent delays, it does not block */
+    assert_true(engine_has_heard(w->engine, 2));
     world_free(w);
 }
 

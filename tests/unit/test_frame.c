@@ -158,7 +158,7 @@ static void all_kinds(Lockstep__Frame frames[FRAMES]) {
     route.participant = orders, route.address = address, route.n_types = 1, route.types = types;
     lockstep__ask__init(&ask);
     ask.who = app, ask.kind = LOCKSTEP__ASK_KIND__ASK_RETRY, ask.type = type_text, ask.key = key, ask.saga = gtid_text,
-    ask.letter = letter, ask.has_offset = 1, ask.offset = 9, ask.has_limit = 1, ask.limit = 10;
+    ask.letter = letter, ask.gid = gid_text, ask.has_offset = 1, ask.offset = 9, ask.has_limit = 1, ask.limit = 10;
     lockstep__tell__init(&tell);
     tell.json = json, tell.sqlstate = state, tell.reason = reason;
     lockstep__greet__init(&greet);
@@ -350,6 +350,17 @@ static void bad_names(void **state) {
     frame.work->isolation = (Lockstep__Isolation)3;
     assert_refused("Work.isolation has the unknown value 3");
     frame.work->isolation = LOCKSTEP__ISOLATION__READ_COMMITTED;
+}
+
+static void bad_questions(void **state) {
+    Lockstep__Frame frames[FRAMES], frame;
+    int i = 0;
+    (void)state;
+    all_kinds(frames);
+    while (frames[i].body_case != LOCKSTEP__FRAME__BODY_ASK) i++;
+    frame = frames[i];
+    assert_wrong(frame.ask->gid, "citus_0_1", "Ask.gid is no gid of lockstep");
+    assert_wrong(frame.ask->type, "a type", "Ask.type is no type of events");
 }
 
 /* A vote YES and a COMMIT are bound to one transaction of one server, or they are nothing. */
@@ -582,10 +593,11 @@ static void mutations(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip), cmocka_unit_test(kinds_complete), cmocka_unit_test(peek),
-        cmocka_unit_test(size_edge),  cmocka_unit_test(bad_names),      cmocka_unit_test(bad_votes),
-        cmocka_unit_test(bad_sagas),  cmocka_unit_test(not_canonical),  cmocka_unit_test(truncations_and_flips),
-        cmocka_unit_test(mutations)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(round_trip),    cmocka_unit_test(kinds_complete),
+                                       cmocka_unit_test(peek),          cmocka_unit_test(size_edge),
+                                       cmocka_unit_test(bad_names),     cmocka_unit_test(bad_questions),
+                                       cmocka_unit_test(bad_votes),     cmocka_unit_test(bad_sagas),
+                                       cmocka_unit_test(not_canonical), cmocka_unit_test(truncations_and_flips),
+                                       cmocka_unit_test(mutations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

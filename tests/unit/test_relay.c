@@ -168,6 +168,22 @@ static void what_a_claim_has_found_is_read(void **state) {
     rig_end(&rig);
 }
 
+/* It may have been committed, and a later one finds nothing new. Simulator, seed 1141. */
+static void what_a_claim_has_found_is_read_though_its_answer_is_lost(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, "bank", 0);
+    up(&rig, "bank");
+    read_answer(&rig, 0, 0);
+    next_timer(&rig);
+    expect(&rig, "claim\ndue\n");
+    rig.op--;
+    answer(&rig, (struct relay_event){.kind = REV_DB_CLAIM, .claim = {false, 0}});
+    expect(&rig, "read bank 0\n");
+    read_answer(&rig, 0, 0);
+    rig_end(&rig);
+}
+
 /* The read may have looked before the claim had found it. */
 static void a_claim_during_a_read_is_not_forgotten(void **state) {
     (void)state;
@@ -791,6 +807,7 @@ int main(void) {
         cmocka_unit_test(nothing_is_claimed_before_it_is_known_who_subscribes),
         cmocka_unit_test(one_page_at_a_time_and_stored_when_acknowledged),
         cmocka_unit_test(what_a_claim_has_found_is_read),
+        cmocka_unit_test(what_a_claim_has_found_is_read_though_its_answer_is_lost),
         cmocka_unit_test(a_claim_during_a_read_is_not_forgotten),
         cmocka_unit_test(an_earlier_page_may_be_acknowledged),
         cmocka_unit_test(a_page_that_is_not_full_may_be_followed),
