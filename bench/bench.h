@@ -14,6 +14,7 @@ int bench_voter(int argc, char **argv);
 int bench_decisions(int argc, char **argv);
 int bench_transfer(int argc, char **argv);
 int bench_compare(int argc, char **argv);
+int bench_report(int argc, char **argv);
 
 /* "lockstep-bench NAME: text" on stderr; returns `exit_status`. */
 int bench_fail(const char *name, int exit_status, const char *format, ...) __attribute__((format(printf, 3, 4)));

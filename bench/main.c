@@ -15,6 +15,7 @@ static const struct subcommand {
     {"compare", "the same work, committed in seven ways: what each costs, and what a reader sees", bench_compare},
     {"transfer", "compare, one UPDATE in each of two databases, and nobody who watches: the yardsticks",
      bench_transfer},
+    {"report", "one page, HTML or text, of comparisons and the laboratory's timelines", bench_report},
     {"decisions", "durable decisions a second of the coordinator alone, with voters", bench_decisions},
     {"voter", "an agent without a database that votes at once", bench_voter},
 };

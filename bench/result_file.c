@@ -72,10 +72,26 @@ static json_t *server_version(const struct results *results) {
     return value;
 }
 
+/* Without what says only where the servers of this run were. */
+static bool says_where(const char *word) {
+    static const char *const options[] = {"--database", "--participant", "--agent-metrics", "--process",
+                                          "--socket",   "--log",         "--json",          "--csv"};
+
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (strcmp(word, options[i]) == 0) return true;
+    return false;
+}
+
 static json_t *command(const struct results *results) {
     json_t *words = made(json_array());
 
-    for (int i = 0; i < results->argc; i++) (void)json_array_append_new(words, made(json_string(results->argv[i])));
+    for (int i = 0; i < results->argc; i++) {
+        if (says_where(results->argv[i])) {
+            i++;
+        } else {
+            (void)json_array_append_new(words, made(json_string(results->argv[i])));
+        }
+    }
     return words;
 }
 

@@ -14,6 +14,7 @@
 #include "lockstep/status.h"
 
 #define PROGRESS_US 500000u
+#define CPU_TRIES 20u
 
 /* Everything that only grows, at one moment. */
 struct moment {
@@ -60,23 +61,46 @@ static bool read_stat(int pid, int *ret_parent, double *ret_own_s, double *ret_c
     return true;
 }
 
-/* Of a process itself, of its children that have ended, and of those that live. */
-static void read_cpu(const struct sampler_options *options, struct moment *moment) {
+static void add_children(const struct sampler_options *options, double *cpu_s) {
     const struct dirent *entry;
     int parent;
     double own_s, children_s;
 
-    for (uint32_t i = 0; i < options->process_count; i++)
-        if (read_stat(options->processes[i].pid, &parent, &own_s, &children_s)) moment->cpu_s[i] = own_s + children_s;
-    DIR *folder = options->process_count > 0 ? opendir("/proc") : NULL;
+    DIR *folder = opendir("/proc");
     while (folder != NULL && (entry = readdir(folder)) != NULL) {
         int pid = atoi(entry->d_name);
         if (pid <= 0 || !read_stat(pid, &parent, &own_s, &children_s)) continue;
         for (uint32_t i = 0; i < options->process_count; i++)
-            if (options->processes[i].pid == parent) moment->cpu_s[i] += own_s + children_s;
+            if (options->processes[i].pid == parent) cpu_s[i] += own_s + children_s;
     }
     if (folder != NULL) (void)closedir(folder);
+}
+
+/* What the processes have used themselves, and their children that have ended; the sum of the latter tells whether one
+ * has ended meanwhile. */
+static double read_parents(const struct sampler_options *options, double *cpu_s) {
+    double own_s, children_s, ended_s = 0;
+    int parent;
+
+    for (uint32_t i = 0; i < options->process_count; i++) {
+        cpu_s[i] = 0;
+        if (!read_stat(options->processes[i].pid, &parent, &own_s, &children_s)) continue;
+        cpu_s[i] = own_s + children_s;
+        ended_s += children_s;
+    }
+    return ended_s;
+}
+
+/* A child that ends between the two looks would be in neither: once more, then. */
+static void read_cpu(const struct sampler_options *options, struct moment *moment) {
+    double ignored[SAMPLER_PROCESSES_MAX];
     struct rusage usage;
+
+    for (uint32_t tries = 0; tries < CPU_TRIES && options->process_count > 0; tries++) {
+        double ended_s = read_parents(options, moment->cpu_s);
+        add_children(options, moment->cpu_s);
+        if (read_parents(options, ignored) <= ended_s) break;
+    }
     (void)getrusage(RUSAGE_SELF, &usage);
     moment->load_cpu_s = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                          (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;

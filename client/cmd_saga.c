@@ -26,7 +26,9 @@ static const char dlq_usage[] = "usage: lockstep dlq list [--limit N]\n"
                                 "  compensate   undo what was done; not behind the point of no return\n\n"
                                 "A LETTER is an event that a handler has refused for good, or that nobody wants; retry "
                                 "offers it again, skip passes\n"
-                                "over it. Either keeps the order of its key.\n\n";
+                                "over it, compensate does, too, and emits TYPE.failed, so that those before it "
+                                "can undo their part. Each keeps\n"
+                                "the order of its key.\n\n";
 static const char ending[] =
     "\nExit status of show, wait and cancel: 0 completed, 4 compensated, 5 on its way or stuck;\n"
     "cancel ends with 4 when it is compensated now. retry, skip and compensate: 0 when it is done.\n";
@@ -304,9 +306,6 @@ static int act(const struct saga_options *options, struct lockstep *client, cons
     struct lockstep_result result;
 
     if (strchr(saga, '/') != NULL) { /* of choreography: participant/source/position/handler, participant/position */
-        if (what == LOCKSTEP_ACT_COMPENSATE)
-            return cmd_usage("dlq",
-                             "compensate: an event is retried or skipped; what undoes its flow is an event, too");
         (void)lockstep_event_letter(client, saga, what, options->reason, &result);
         return cmd_show_one("dlq", &result, options->format, saga, print_act);
     }

@@ -418,8 +418,8 @@ static void call_again(struct lockstep_call *call, enum lockstep_status status) 
 static void build_url(struct lockstep_call *call, char *url, size_t size, bool *ret_post, uint64_t now) {
     const char *base = call->client->url.base;
 
-    *ret_post = (call->op == LOCKSTEP_OP_RUN && !call->follow) || call->op == LOCKSTEP_OP_ABORT ||
-                call->op == LOCKSTEP_OP_ACT;
+    *ret_post =
+        (call->op == LOCKSTEP_OP_RUN && !call->follow) || call->op == LOCKSTEP_OP_ABORT || call->op == LOCKSTEP_OP_ACT;
     if (!call->follow) {
         (void)snprintf(url, size, "%s%s", base, call->path);
         return;
@@ -1043,13 +1043,14 @@ enum lockstep_status lockstep_event_letters(struct lockstep *client, const char 
 
 enum lockstep_status lockstep_event_letter(struct lockstep *client, const char *id, enum lockstep_act act,
                                            const char *reason, struct lockstep_result *result) {
+    static const char *const paths[] = {"/v1/dlq/events/retry", "/v1/dlq/events/skip", "/v1/dlq/events/compensate"};
     struct blocked blocked = {.result = result};
 
-    if (act != LOCKSTEP_ACT_RETRY && act != LOCKSTEP_ACT_SKIP) return refuse_call(client, result);
-    return block_until_done(client,
-                            act_start(client, act == LOCKSTEP_ACT_RETRY ? "/v1/dlq/events/retry" : "/v1/dlq/events/skip",
-                                      json_pack("{s:s, s:s*}", "id", id, "reason", reason), on_blocked_done, &blocked),
-                            &blocked);
+    if ((unsigned)act >= sizeof paths / sizeof paths[0]) return refuse_call(client, result);
+    return block_until_done(
+        client,
+        act_start(client, paths[act], json_pack("{s:s, s:s*}", "id", id, "reason", reason), on_blocked_done, &blocked),
+        &blocked);
 }
 
 /* ------------------------------------------------------------- open and close */

@@ -854,6 +854,13 @@ static void answered(void *context, enum pg_query_result result, const struct co
              NULL, NULL);
 }
 
+static void act_on_letter(struct relayhost *relay, const Lockstep__Ask *ask, const char *act,
+                          struct question *question) {
+    diag(DIAG_INFO, "a dead letter is acted upon", "letter", ask->letter != NULL ? ask->letter : "", "act", act, "by",
+         ask->who, NULL);
+    ask_db(relay, SQL_LETTER_ACT, 3, (const char *[]){ask->letter, act, ask->who}, true, answered, question);
+}
+
 void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
     char offset[24], limit[24], bytes[24], letters[24];
     bool admin = strncmp(ask->who, "admin/", 6) == 0;
@@ -886,12 +893,13 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
                false, answered, question);
         return;
     case LOCKSTEP__ASK_KIND__ASK_RETRY:
+        act_on_letter(relay, ask, "retry", question);
+        return;
     case LOCKSTEP__ASK_KIND__ASK_SKIP:
-        diag(DIAG_INFO, "a dead letter is acted upon", "letter", ask->letter != NULL ? ask->letter : "", "act",
-             ask->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip", "by", ask->who, NULL);
-        ask_db(relay, SQL_LETTER_ACT, 3,
-               (const char *[]){ask->letter, ask->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip", ask->who},
-               true, answered, question);
+        act_on_letter(relay, ask, "skip", question);
+        return;
+    case LOCKSTEP__ASK_KIND__ASK_COMPENSATE:
+        act_on_letter(relay, ask, "compensate", question);
         return;
     case LOCKSTEP__ASK_KIND__ASK_BLOCKING: /* not on a finisher: the lock table may be long, and COMMIT PREPARED must
                                               not wait for it */

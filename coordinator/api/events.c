@@ -57,6 +57,10 @@ static void add_missing(struct out *out, const struct inquiry *inquiry) {
     out_close(out, ']');
 }
 
+static const char *act_word(Lockstep__AskKind act) {
+    return act == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : act == LOCKSTEP__ASK_KIND__ASK_SKIP ? "skip" : "compensate";
+}
+
 /* One participant's answer as it is, or why there is none. */
 static int answer_one(struct inquiry *inquiry) {
     struct api *api = inquiry->request->api;
@@ -83,7 +87,7 @@ static int answer_one(struct inquiry *inquiry) {
     }
     out_open(&api->out, NULL, '{');
     out_string(&api->out, "id", inquiry->word);
-    out_string(&api->out, "act", inquiry->kind == LOCKSTEP__ASK_KIND__ASK_RETRY ? "retry" : "skip");
+    out_string(&api->out, "act", act_word(inquiry->kind));
     out_close(&api->out, '}');
     return 200;
 }
@@ -170,6 +174,7 @@ static void finish(struct inquiry *inquiry) {
     case LOCKSTEP__ASK_KIND__ASK_EVENTS:
     case LOCKSTEP__ASK_KIND__ASK_RETRY:
     case LOCKSTEP__ASK_KIND__ASK_SKIP:
+    case LOCKSTEP__ASK_KIND__ASK_COMPENSATE:
         code = answer_one(inquiry);
         break;
     case LOCKSTEP__ASK_KIND__ASK_FLOW:
@@ -381,7 +386,7 @@ void handle_event_letters(struct conn *conn, struct evhttp_request *http, const 
 }
 
 /* {"id": "...", "reason": "..."} */
-void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry) {
+void handle_event_act(struct conn *conn, struct evhttp_request *http, Lockstep__AskKind act) {
     struct evbuffer *input = evhttp_request_get_input_buffer(http);
     size_t length = evbuffer_get_length(input);
     const char *text = length <= 4096 ? (const char *)evbuffer_pullup(input, -1) : NULL;
@@ -404,9 +409,9 @@ void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry
         reply_error(conn, http, 404, "no_such_letter", "no dead letter has that id");
     } else {
         Lockstep__Ask body = LOCKSTEP__ASK__INIT;
-        body.kind = retry ? LOCKSTEP__ASK_KIND__ASK_RETRY : LOCKSTEP__ASK_KIND__ASK_SKIP;
+        body.kind = act;
         body.letter = (char *)(uintptr_t)(id + name_length + 1);
-        diag(DIAG_INFO, "dead letter", "id", id, "act", retry ? "retry" : "skip", "by", conn->identity, "reason",
+        diag(DIAG_INFO, "dead letter", "id", id, "act", act_word(act), "by", conn->identity, "reason",
              reason != NULL ? reason : "", NULL);
         ask(conn, http, participant, &body, id);
     }

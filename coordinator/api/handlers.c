@@ -593,7 +593,7 @@ static bool role_may(enum tls_role role, enum route route) {
     case TLS_ROLE_APP:
         return route != ROUTE_METRICS && route != ROUTE_DLQ_RETRY && route != ROUTE_DLQ_SKIP &&
                route != ROUTE_DLQ_COMPENSATE && route != ROUTE_FLOW && route != ROUTE_EVENT_LETTERS &&
-               route != ROUTE_EVENT_RETRY && route != ROUTE_EVENT_SKIP;
+               route != ROUTE_EVENT_RETRY && route != ROUTE_EVENT_SKIP && route != ROUTE_EVENT_COMPENSATE;
     case TLS_ROLE_MONITOR:
         return health || route == ROUTE_METRICS;
     case TLS_ROLE_AGENT:
@@ -634,6 +634,7 @@ static void handle_other(struct conn *conn, struct evhttp_request *http, const s
     case ROUTE_EVENT_LETTERS:
     case ROUTE_EVENT_RETRY:
     case ROUTE_EVENT_SKIP:
+    case ROUTE_EVENT_COMPENSATE:
     case ROUTE_PARTICIPANTS:
     case ROUTE_LIVEZ:
     case ROUTE_READYZ:
@@ -697,8 +698,12 @@ static void handle_route(struct conn *conn, struct evhttp_request *http, const s
         return;
     case ROUTE_EVENT_RETRY:
     case ROUTE_EVENT_SKIP:
+    case ROUTE_EVENT_COMPENSATE:
         if (no_query(conn, http)) {
-            handle_event_act(conn, http, match->route == ROUTE_EVENT_RETRY);
+            handle_event_act(conn, http,
+                             match->route == ROUTE_EVENT_RETRY  ? LOCKSTEP__ASK_KIND__ASK_RETRY
+                             : match->route == ROUTE_EVENT_SKIP ? LOCKSTEP__ASK_KIND__ASK_SKIP
+                                                                : LOCKSTEP__ASK_KIND__ASK_COMPENSATE);
         }
         return;
     case ROUTE_PARTICIPANTS:

@@ -156,7 +156,7 @@ struct events_query {
 void handle_events(struct conn *conn, struct evhttp_request *http, const struct events_query *query);
 void handle_flow(struct conn *conn, struct evhttp_request *http, const char *saga);
 void handle_event_letters(struct conn *conn, struct evhttp_request *http, const char *id, uint32_t limit);
-void handle_event_act(struct conn *conn, struct evhttp_request *http, bool retry);
+void handle_event_act(struct conn *conn, struct evhttp_request *http, Lockstep__AskKind act);
 /* What becomes of GET /v1/tx/{gtid}?blocking=true: the agents of its prepared branches are asked, then the request is
  * answered as any other, with what they said. */
 void handle_blocking(struct conn *conn, struct evhttp_request *http, const struct txn *txn);

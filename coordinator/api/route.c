@@ -31,6 +31,7 @@ static const struct entry entries[] = {
     {"GET", "/v1/dlq/events", ROUTE_EVENT_LETTERS},
     {"POST", "/v1/dlq/events/retry", ROUTE_EVENT_RETRY},
     {"POST", "/v1/dlq/events/skip", ROUTE_EVENT_SKIP},
+    {"POST", "/v1/dlq/events/compensate", ROUTE_EVENT_COMPENSATE},
     {"POST", "/v1/dlq/" GTID "/retry", ROUTE_DLQ_RETRY},
     {"POST", "/v1/dlq/" GTID "/skip", ROUTE_DLQ_SKIP},
     {"POST", "/v1/dlq/" GTID "/compensate", ROUTE_DLQ_COMPENSATE},

@@ -221,7 +221,8 @@ enum lockstep_status lockstep_flow(struct lockstep *client, const char *saga, st
 /* Dead letters of all participants (admin only); `id` not NULL: only that one, with its payload and history. */
 enum lockstep_status lockstep_event_letters(struct lockstep *client, const char *id, uint32_t limit,
                                             struct lockstep_result *result);
-/* An operator's word about one (admin only): LOCKSTEP_ACT_RETRY or LOCKSTEP_ACT_SKIP. `reason` may be NULL. */
+/* An operator's word about one (admin only). LOCKSTEP_ACT_COMPENSATE skips it and emits TYPE.failed. `reason` may be
+ * NULL. */
 enum lockstep_status lockstep_event_letter(struct lockstep *client, const char *id, enum lockstep_act act,
                                            const char *reason, struct lockstep_result *result);
 

@@ -384,6 +384,50 @@ def test_a_poison_event_parks_its_key_only(flow, act, expected):
     assert letter["id"] not in [entry["id"] for entry in flow.letters()]
 
 
+def test_a_dead_letter_is_compensated(flow):
+    """S6, S7: what a handler refuses for good can be given up; those before it hear so in the same saga, and undo their part. One that nobody wants, too."""
+    flow.db["balance"].execute("""
+        create table torn(id text primary key);
+        create function tear() returns trigger language plpgsql as $$ begin
+          if exists (select from torn t where t.id = new.id) then raise exception 'the account of % is closed', new.id; end if;
+          return new;
+        end $$;
+        grant select on torn to checkout;
+        create trigger tear before insert on used for each row execute function tear();""")
+    flow.subscribe("stock", ("stock.reserved.failed", "public.release"))
+    wait_until(lambda: ("stock.reserved.failed", "stock") in routes(flow.db["balance"]), 20, "it knows who wants to hear of it")
+    key, saga = fresh("order"), fresh("saga")
+    flow.db["balance"].execute("insert into torn values (%s)", key)
+    with flow.db["orders"].connect(user="checkout", autocommit=False) as session:
+        session.execute("select set_config('lockstep.saga', %s, true)", (saga,))
+        session.execute("select place(%s, 'tea', 3)", (key,))
+        session.commit()
+    found = []
+
+    def dead():
+        found[:] = [letter for letter in flow.letters() if letter["key"] == key]
+        return found
+    wait_until(dead, 40, lambda: f"{key} is a dead letter: {flow.path(key)}")
+    assert flow.state(key) == "placed" and flow.db["stock"].value("select state from reserved where id = %s", key) == "reserved"
+    letter = found[0]["id"]
+    done = command("dlq", "compensate", letter, "--reason", "the account is closed", coordinator=flow.coordinator)
+    assert done.returncode == 0, done
+    flow.wait_end(key, "cancelled")
+    flow.audit({key: "cancelled"})
+    assert command("dlq", "compensate", letter, coordinator=flow.coordinator).returncode != 0 and dead() == []
+    assert flow.db["balance"].query("select saga, cause, payload->>'amount', role from lockstep.event where key = %s and type = 'stock.reserved.failed'", key) == [
+        (saga, "stock/" + letter.split("/")[2], "3", "checkout")]
+    kind, lost = "lost." + fresh("t").replace("-", ""), fresh("box")
+    flow.subscribe("stock", (kind + ".failed", "public.pack"))
+    wait_until(lambda: (kind + ".failed", "stock") in routes(flow.db["orders"]), 20, "it knows who wants to hear of it")
+    flow.emit("orders", kind, lost, {"n": 7})
+    wait_until(lambda: [letter for letter in flow.letters() if letter["key"] == lost], 20, "nobody wants it")
+    mine = [letter["id"] for letter in flow.letters() if letter["key"] == lost]
+    assert command("dlq", "compensate", mine[0], coordinator=flow.coordinator).returncode == 0
+    wait_until(lambda: notes(flow, lost) == ["7"], 20, lambda: f"its failure is heard of: {flow.path(lost)}")
+    assert [letter for letter in flow.letters() if letter["key"] == lost] == []
+
+
 def test_an_event_that_nobody_wants(flow):
     """S16: it is a dead letter, and reaches whoever subscribes after all, in the key's order."""
     key, kind = fresh("box"), "lost." + fresh("t").replace("-", "")

@@ -245,7 +245,7 @@ for _word in ("retry", "skip", "compensate"):
     })
 
 
-for _word in ("retry", "skip"):
+for _word in ("retry", "skip", "compensate"):
     TRIGGERS.update({
         ("POST", f"/v1/dlq/events/{_word}", "200"): lambda s, word=_word: act(s, word, {"id": letter(s), "reason": "mended"}),
         ("POST", f"/v1/dlq/events/{_word}", "400"): lambda s, word=_word: act(s, word, {"colour": "red"}),

@@ -13,6 +13,7 @@ import pytest
 from harness.base import stays_true, wait_until
 from harness.programs import Coordinator, command
 from harness.system import System, fresh, put
+from test_saga_flow import JOURNAL, Locked, ended, note, notes, saga, takes
 
 NAMES = ("orders", "balance")
 
@@ -79,6 +80,30 @@ def test_old_copy_is_refused_until_an_operator_accepts(system):
     # accepted means it is served again; the branch of the lost time is never answered by presumption
     system.alive()
     stays_true(lambda: system.db["orders"].prepared() == prepared, 1.5, "a branch of the lost time was settled by presumption")
+
+
+def test_old_copy_of_a_saga_is_refused(system):
+    """S9: two orchestrators of one saga. The one with the older log, in which the saga is still open, is refused and does nothing."""
+    for database in system.db.values():
+        database.execute(JOURNAL)
+    word, lock = fresh("w"), Locked(system, "balance")
+    answer = saga(system, [note("orders", word, "a"), takes("balance", lock, undo={"sql": "select 1"}, attempts=1000), note("orders", word, "c")], wait=None)
+    wait_until(lambda: notes(system, word, "orders") == ["do a"], 20, "the first step is done")
+    system.coordinator.kill()
+    copy = snapshot(system)
+    system.coordinator.start()
+    system.wait_ready()
+    lock.free()
+    assert ended(system, answer.saga).state == "completed"
+    rows = "select count(*) from lockstep.barrier where saga = %s"
+    wait_until(lambda: all(system.db[name].value(rows, answer.saga) == 0 for name in NAMES), 30, "nobody remembers its steps")
+    system.coordinator.kill()
+    restore(system, copy)
+    for _ in range(2):
+        system.coordinator.spawn()
+        assert system.coordinator.wait_exit() == 78, system.coordinator.log_text()
+    assert notes(system, word, "orders") == ["do a", "do c"] and system.db["balance"].value("select v from item where k = %s", lock.key) == 4
+    assert [system.db[name].value("select count(*) from lockstep.barrier") for name in NAMES] == [0, 0]
 
 
 def test_new_log_of_the_same_name_is_refused(system):

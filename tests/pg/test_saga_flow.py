@@ -5,6 +5,9 @@ sent on by an operator; agents and servers that go away in between.
 Seen if wrong: rows that are there after `compensated` or missing after `completed`; another order; a second execution.
 """
 
+import concurrent.futures
+import json
+
 import pytest
 
 from harness.base import wait_until
@@ -284,7 +287,8 @@ def test_stuck_and_compensated(calm):
     assert notes(calm, word) == ["do a", "undo a"]
 
 
-def test_a_compensation_that_fails_is_a_dead_letter(calm):
+def test_a_compensation_that_fails_is_tried_again(calm):
+    """S6: with growing pauses, whatever it says; test_saga.c has all twenty attempts."""
     word = fresh("w")
     bad = {"on": "orders", "do": {"sql": "insert into journal(saga, what) values ($1, 'do a')", "args": [word]}, "undo": {"sql": "select 1/0"}}
     answer = saga(calm, [bad, fails("balance", undo={"sql": "select 1"})], wait=None)
@@ -306,6 +310,25 @@ def test_a_compensation_that_refers_to_nothing_is_a_dead_letter_at_once(calm):
         return calm.admin.request("GET", f"/v1/sagas/{answer.saga}").state == "stuck"
     wait_until(stuck, 20, "the saga is a dead letter")
     assert calm.admin.request("GET", f"/v1/sagas/{answer.saga}").body["failed_attempts"] == 2  # the step that turned it, and this
+
+
+def test_a_compensation_that_cannot_succeed_waits_for_a_human(calm):
+    """S6, S15: stuck also after a start; tried again it is stuck again; skipped, the rest is undone, and it says what was not."""
+    word = fresh("w")
+    lost = {"name": "lost", "on": "balance", "do": {"sql": "select 1 as one"}, "undo": {"sql": "select $1::int", "args": [{"ref": "lost.rows.5.one"}]}}
+    name = stuck(calm, word, [note("orders", word, "a"), lost, fails("orders", kind="pivot")])
+    shown = calm.admin.request("GET", f"/v1/sagas/{name}")
+    assert shown.body["stuck_in"] == "compensating" and shown.body["error_class"] == "compensation" and notes(calm, word) == ["do a"], shown
+    calm.coordinator.kill()
+    calm.heal()
+    assert ended(calm, name).state == "stuck" and act(calm, name, "compensate").code == "not_possible"
+    act(calm, name, "retry")
+    assert ended(calm, name).state == "stuck" and notes(calm, word) == ["do a"]
+    act(calm, name, "skip")
+    final = ended(calm, name)
+    assert final.state == "compensated" and [step.get("skipped", False) for step in final.body["steps"]] == [False, True, False], final
+    assert notes(calm, word) == ["do a", "undo a"]
+    assert calm.admin.request("POST", f"/v1/dlq/{name}/skip").status == 404  # once
 
 
 def test_bad_documents(calm):
@@ -415,6 +438,51 @@ def test_finished_ones_are_listed(calm):
     before = calm.admin.metrics().value("lockstepd_saga_step_seconds_count")
     saga(calm, [note("orders", word, "a")])
     assert calm.admin.metrics().value("lockstepd_saga_step_seconds_count") > before
+
+
+def test_more_than_a_page_looks_at(calm):
+    """Over 1,000 ended sagas: each listed once and in order, whatever ends meanwhile, and the walk goes on where it was after a restart; those of a
+    state that only the last ones have are found behind empty pages."""
+    counts, many = [0] * 6, 1020
+
+    def work(number):
+        connection = calm.app.connection()
+        while sum(counts) < many:
+            counts[number] += 1
+            connection.request("POST", "/v1/run?wait=end", json.dumps({"mode": "saga", "steps": [step("orders", "select 1")]}),
+                               {"Content-Type": "application/json"})
+            assert json.loads(connection.getresponse().read())["state"] == "completed"
+        connection.close()
+    with concurrent.futures.ThreadPoolExecutor(len(counts)) as pool:
+        for done in [pool.submit(work, number) for number in range(len(counts))]:
+            done.result()
+    last = saga(calm, [note("orders", fresh("w"), "a"), fails("balance", kind="pivot")])
+    assert last.state == "compensated"
+
+    def page(state, limit, after):
+        answer = calm.app.request("GET", f"/v1/sagas?state={state}&limit={limit}" + (f"&after={after}" if after else ""))
+        assert answer.status == 200, answer
+        return [entry["saga"] for entry in answer.body["sagas"]], answer.body["next"]
+
+    def walk(state, limit, between=lambda: None):
+        found, after, pages = [], None, 0
+        while pages == 0 or after is not None:
+            names, after = page(state, limit, after)
+            found, pages = found + names, pages + 1
+            between() if pages == 2 else None
+        return found, pages
+
+    def again():
+        saga(calm, [step("orders", "select 1")])
+        calm.coordinator.kill()
+        calm.heal()
+    before = walk("completed", 500)[0]
+    assert len(before) >= many and len(set(before)) == len(before)
+    assert before == sorted(before, key=lambda name: [int(part) for part in name.split(".")[2:]])
+    found, _ = walk("completed", 300, between=again)
+    assert found[:len(before)] == before and len(found) == len(before) + 1, len(found)
+    found, pages = walk("compensated", 100)
+    assert found[-1] == last.saga and len(set(found)) == len(found) and pages > 1, (pages, len(found))
 
 
 def test_barrier_rows_go_with_the_end(calm):

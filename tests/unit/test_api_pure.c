@@ -50,6 +50,7 @@ static void routes(void **state) {
         {"POST", "/v1/dlq/events", ROUTE_BAD_METHOD, "GET", ""},
         {"POST", "/v1/dlq/events/retry", ROUTE_EVENT_RETRY, NULL, ""},
         {"POST", "/v1/dlq/events/skip", ROUTE_EVENT_SKIP, NULL, ""},
+        {"POST", "/v1/dlq/events/compensate", ROUTE_EVENT_COMPENSATE, NULL, ""},
         {"GET", "/", ROUTE_NONE, NULL, ""},
         {"GET", "", ROUTE_NONE, NULL, ""},
     };
