@@ -16,6 +16,7 @@
 
 enum rule {
     ALLOWED,
+    CHANGES, /* allowed, and takes a lock on its table that writers take */
     ALLOWED_BEFORE, /* only when one of the words in `next` follows (WORK and TRANSACTION between them are skipped) */
     REFUSED
 };
@@ -27,10 +28,10 @@ static const struct word {
     const char *why;  /* REFUSED, or ALLOWED_BEFORE something else */
 } words[] = {
     {"select", ALLOWED, 0, 0},
-    {"insert", ALLOWED, 0, 0},
-    {"update", ALLOWED, 0, 0},
-    {"delete", ALLOWED, 0, 0},
-    {"merge", ALLOWED, 0, 0},
+    {"insert", CHANGES, 0, 0},
+    {"update", CHANGES, 0, 0},
+    {"delete", CHANGES, 0, 0},
+    {"merge", CHANGES, 0, 0},
     {"with", ALLOWED, 0, 0},
     {"values", ALLOWED, 0, 0},
     {"table", ALLOWED, 0, 0},
@@ -157,11 +158,21 @@ enum ls_status statement_check(const char *sql, size_t length, struct ls_error *
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
         const struct word *w = &words[i];
         if (!word_is(word, n, w->word)) continue;
-        if (w->rule == ALLOWED) return LS_OK;
+        if (w->rule == ALLOWED || w->rule == CHANGES) return LS_OK;
         if (w->rule == ALLOWED_BEFORE && followed_by(&scan, w->next)) return LS_OK;
         return ls_fail(err, LS_ERR_INVALID, "statement begins with `%.*s`, which may not stand in a transaction: %s",
                        shown, word, w->why);
     }
     return ls_fail(err, LS_ERR_INVALID, "statement begins with `%.*s`, which is not one of the words allowed", shown,
                    word);
+}
+
+bool statement_changes_rows(const char *sql, size_t length) {
+    struct scan scan = {.at = sql, .end = sql + length, .parentheses = false};
+    const char *word;
+    if (!skip_blank(&scan)) return false;
+    size_t n = take_word(&scan, &word);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (words[i].rule == CHANGES && word_is(word, n, words[i].word)) return true;
+    return false;
 }

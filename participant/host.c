@@ -280,6 +280,7 @@ static enum ls_status start_pg(struct agenthost *host, struct ls_error *err)
                                      .coordinator = host->conf.coordinator_name,
                                      .workers_max = host->conf.workers + host->conf.relay_sessions,
                                      .finishers_max = host->conf.finishers,
+                                     .statements_max = host->conf.statements,
                                      .connect_ms = (uint32_t)host->conf.connect_ms,
                                      .settle_lock_ms = (uint32_t)host->conf.settle_lock_ms,
                                      .roles = host->conf.database_roles,

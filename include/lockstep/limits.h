@@ -100,6 +100,8 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 /* ---- agent (configurable in its own file) ---- */
 #define LS_DEFAULT_WORKERS_MAX 64u     /* pool.workers */
 #define LS_DEFAULT_FINISHERS 8u        /* pool.finishers, per role */
+#define LS_DEFAULT_STATEMENTS 64u      /* pool.statements, prepared per worker session */
+#define LS_STATEMENTS_MAX 1024u
 #define LS_DEFAULT_SWEEP_S 10u         /* sweep.interval */
 #define LS_DEFAULT_PREPARED_SHARE 100u /* prepared.share, percent of max_prepared_transactions */
 /* events (docs/choreography.md) */

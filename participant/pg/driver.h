@@ -10,6 +10,7 @@
  *   outcome.c  outcome rows: tombstones, keys
  *   kept.c     barrier rows and outcome rows that may go
  *   worker.c   worker sessions, one branch each
+ *   statements.c  statements of a session that come again
  *   query.c    one statement of the agent's own, for the relay
  *   look.c     statements that only look, on a session opened for them
  *   deliver.c  one event to one handler, on a worker session
@@ -31,6 +32,7 @@
 #include "participant/pg/conn.h"
 #include "participant/pg/pg.h"
 #include "participant/pg/rows.h"
+#include "participant/pg/statements.h"
 
 #define PG_NONCE_DIGITS 12
 #define PG_SECRET_DIGITS 32
@@ -76,6 +78,7 @@ struct branch {
     const Lockstep__Work *work;
     char gid[LS_GID_MAX + 1];
     bool first, last, one_phase;
+    bool changes_rows; /* one of its statements is INSERT, UPDATE, DELETE or MERGE */
     uint32_t lock_timeout_ms, deadline_ms;
     /* a saga's step; saga "": none. result_max: bytes the barrier row may keep */
     char saga[LS_GTID_MAX + 1], step[LS_STEP_MAX + 1];
@@ -105,6 +108,7 @@ struct session {
     char role[LS_ROLE_MAX + 1], app[LS_IDENTITY_MAX + 1]; /* never another app's: what one leaves behind hits nobody else */
     struct login login;
     struct branch *branch;
+    struct statements statements;
     struct session *next, *prev;
 };
 
@@ -168,7 +172,7 @@ struct pg {
     void *context;
     const struct pg_target *target;
     char participant[LS_PARTICIPANT_MAX + 1], coordinator[LS_COORDINATOR_MAX + 1];
-    uint32_t workers_max, finishers_max, connect_ms, settle_lock_ms;
+    uint32_t workers_max, finishers_max, statements_max, connect_ms, settle_lock_ms;
     const char *const *roles;
     size_t role_count;
     /* this life */
@@ -191,6 +195,7 @@ struct pg {
     /* workers */
     struct session *sessions;
     uint32_t session_count;
+    struct statements_refused refused;
     struct branch *waiting, *waiting_tail;
     struct branch *branches[PG_BRANCH_BUCKETS];
     struct delivery *deliveries;

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "common/failpoint.h"
+#include "common/statement.h"
 #include "common/text.h"
 #include "participant/pg/driver.h"
 #include "participant/pg/schema.h"
@@ -102,11 +103,23 @@ static void read_kept(struct branch *branch, const struct conn_item *item)
     }
 }
 
+/* One that failed under its name may fail because of it. */
+static void note_statement(struct branch *branch, const struct conn_item *item, const char *sql)
+{
+    struct session *session = branch->session;
+    struct statements_refused *refused = &session->pg->refused;
+    if (item->status == PGRES_COMMAND_OK)
+        statements_note(&session->statements, refused, sql, PQcmdStatus(item->result));
+    else if (item->status == PGRES_FATAL_ERROR && statements_blame(&session->statements, refused, sql, conn_sqlstate(item)))
+        session->dirt = DIRT_BAD;
+}
+
 static void read_results(struct branch *branch, const struct conn_batch *batch)
 {
     for (uint32_t i = 0; i < branch->result_count; i++) {
         const struct conn_item *item = &batch->items[branch->layout.first_statement + i];
         uint64_t touched = 0;
+        note_statement(branch, item, branch->work->statements[i]->sql);
         if (item->status != PGRES_COMMAND_OK && item->status != PGRES_TUPLES_OK)
             continue;
         (void)pg_parse_u64(PQcmdTuples(item->result), &touched);
@@ -119,15 +132,21 @@ static void read_results(struct branch *branch, const struct conn_batch *batch)
 
 /* ---- sending */
 
-static void add_statement(struct conn *conn, struct conn_batch *batch, const Lockstep__Statement *statement)
+static void add_statement(struct branch *branch, struct conn_batch *batch, const Lockstep__Statement *statement)
 {
+    struct session *session = branch->session;
+    const char *name = statements_name(&session->statements, statement->sql);
     const char *few[VALUES_ON_STACK] = {NULL}, **values = few;
     if (statement->n_args > VALUES_ON_STACK)
         values = memory_new(statement->n_args * sizeof(*values));
     for (size_t i = 0; i < statement->n_args; i++)
         values[i] = statement->args[i]->text;
     batch->items[batch->count].stream = true;
-    conn_add(conn, batch, statement->sql, (int)statement->n_args, values);
+    branch->changes_rows = branch->changes_rows || statement_changes_rows(statement->sql, strlen(statement->sql));
+    if (name != NULL)
+        conn_add_named(session->conn, batch, name, (int)statement->n_args, values);
+    else
+        conn_add(session->conn, batch, statement->sql, (int)statement->n_args, values);
     if (values != few)
         free(values);
 }
@@ -195,7 +214,7 @@ static void add_end(struct branch *branch, struct conn_batch *batch)
     layout->constraints = batch->count;
     conn_add(session->conn, batch, SQL_CONSTRAINTS, 0, NULL);
     layout->guard = batch->count;
-    conn_add_named(session->conn, batch, "ls_guard", 2, values);
+    conn_add_named(session->conn, batch, branch->changes_rows ? "ls_guard_writer" : "ls_guard", 2, values);
     if (branch->one_phase)
         return;
     int fits = pg_quote('\'', branch->gid, literal, sizeof(literal));
@@ -223,7 +242,7 @@ void execute_send(struct pg *pg, struct branch *branch)
     add_begin(pg, branch, batch);
     branch->layout.first_statement = batch->count;
     for (size_t i = 0; i < work->n_statements; i++)
-        add_statement(session->conn, batch, work->statements[i]);
+        add_statement(branch, batch, work->statements[i]);
     if (branch->last)
         add_end(branch, batch);
     conn_end(session->conn, batch);

@@ -211,6 +211,7 @@ enum ls_status pg_new(struct event_base *base, const struct pg_config *config, c
     pg->target = config->target;
     pg->workers_max = config->workers_max;
     pg->finishers_max = config->finishers_max;
+    pg->statements_max = config->statements_max;
     pg->connect_ms = config->connect_ms;
     pg->settle_lock_ms = config->settle_lock_ms;
     pg->roles = config->roles;

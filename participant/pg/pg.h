@@ -45,6 +45,7 @@ struct pg_config {
     const char *coordinator;
     uint32_t workers_max;
     uint32_t finishers_max;   /* per role */
+    uint32_t statements_max;  /* prepared by name, per worker session; 0: none */
     uint32_t connect_ms;      /* bound of one attempt to connect */
     uint32_t settle_lock_ms;  /* lock_timeout of a tombstone */
     const char *const *roles; /* database roles that apps are mapped to, for the checks at start */

@@ -46,6 +46,8 @@ enum login_column {
 #define SQL_BEGIN_READ_COMMITTED "begin isolation level read committed"
 #define SQL_BEGIN_REPEATABLE_READ "begin isolation level repeatable read"
 #define SQL_BEGIN_SERIALIZABLE "begin isolation level serializable"
+/* Ahead of what a session prepares for later, in the same implicit transaction. */
+#define SQL_PARSE_SOON "select pg_catalog.set_config('lock_timeout', '10', true)"
 /* $1 gtid, $2 lock_timeout, $3 statement_timeout, $4 idle timeout (ms). The last bounds what a frozen agent holds open. */
 #define SQL_TIMEOUTS(l, s, i)                                                                                                 \
     "pg_catalog.set_config('lock_timeout', " l ", true), pg_catalog.set_config('statement_timeout', " s ", true),"            \
@@ -64,21 +66,24 @@ enum login_column {
 #define GUARD_MARKER "lockstep: marker lost"
 #define GUARD_OWNER "lockstep: foreign owner"
 #define GUARD_READ_ONLY "lockstep: read-only"
-#define SQL_GUARD                                                                                                             \
+#define SQL_GUARD_OF(read_only)                                                                                              \
     "select (case"                                                                                                            \
     " when coalesce(pg_catalog.current_setting('lockstep.gtid', true), '') operator(pg_catalog.<>) $1::pg_catalog.text"       \
     " then '" GUARD_MARKER "'"                                                                                                \
-    " when current_user operator(pg_catalog.<>) session_user then '" GUARD_OWNER "'"                                          \
-    " when pg_catalog.pg_current_xact_id_if_assigned() is null"                                                               \
-    " and pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.<>) 'serializable'"                         \
-    " and not exists (select from pg_catalog.pg_locks l where l.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()"       \
-    " and (l.locktype operator(pg_catalog.=) 'advisory' or (l.mode operator(pg_catalog.<>) 'AccessShareLock'"                 \
-    " and l.locktype operator(pg_catalog.<>) 'virtualxid')))"                                                                 \
-    " then '" GUARD_READ_ONLY "'"                                                                                             \
+    " when current_user operator(pg_catalog.<>) session_user then '" GUARD_OWNER "'" read_only                                \
     " else pg_catalog.pg_current_xact_id()::pg_catalog.text end)::pg_catalog.int8, current_user,"                             \
     " pg_catalog.set_config('synchronous_commit', case when pg_catalog.current_setting('synchronous_commit')"                 \
     " operator(pg_catalog.=) 'remote_apply' then 'remote_apply' else $2::pg_catalog.text end, true),"                         \
     " pg_catalog.set_config('client_min_messages', 'warning', true)"
+#define SQL_GUARD                                                                                                             \
+    SQL_GUARD_OF(" when pg_catalog.pg_current_xact_id_if_assigned() is null"                                                  \
+                 " and pg_catalog.current_setting('transaction_isolation') operator(pg_catalog.<>) 'serializable'"            \
+                 " and not exists (select from pg_catalog.pg_locks l where l.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()"  \
+                 " and (l.locktype operator(pg_catalog.=) 'advisory' or (l.mode operator(pg_catalog.<>) 'AccessShareLock'"    \
+                 " and l.locktype operator(pg_catalog.<>) 'virtualxid')))"                                                    \
+                 " then '" GUARD_READ_ONLY "'")
+/* Of a branch with an INSERT, UPDATE, DELETE or MERGE: its table's lock would be found. Not to ask saves the server half of the guard. */
+#define SQL_GUARD_WRITER SQL_GUARD_OF("")
 /* Behind PREPARE: an upper bound of its end that no crash takes back (the insert position covers what others have not flushed yet, and an
  * honest crash would look like lost WAL), and the timeline. Session advisory locks survive PREPARE: they are dropped here. */
 enum lsn_column { LSN_LSN, LSN_WALFILE };

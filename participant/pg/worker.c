@@ -88,6 +88,7 @@ static void session_drop(struct session *session)
 {
     unlink_session(session);
     conn_free(session->conn);
+    statements_free(&session->statements);
     free(session);
 }
 
@@ -130,6 +131,7 @@ static void on_closed(void *context, struct conn *conn, const char *reason)
         if (branch != NULL && unwait(pg, branch))
             branch->no_session(pg, branch, reason);
     }
+    statements_free(&session->statements);
     free(session);
     pump(pg);
 }
@@ -159,6 +161,7 @@ static void on_ready(void *context, struct conn *conn)
     } statements[] = {{"ls_mark", SQL_MARK},
                       {"ls_again", SQL_AGAIN},
                       {"ls_guard", SQL_GUARD},
+                      {"ls_guard_writer", SQL_GUARD_WRITER},
                       {"ls_lsn", SQL_LSN},
                       {"ls_unlock", SQL_UNLOCK}};
     enum { COUNT = sizeof(statements) / sizeof(statements[0]) };
@@ -179,9 +182,11 @@ static bool open_session(struct pg *pg, const struct branch *branch, struct ls_e
     lane_warm(pg, role);
     session->pg = pg;
     session->state = SESSION_OPENING;
+    statements_init(&session->statements, pg->statements_max);
     snprintf(session->role, sizeof(session->role), "%s", role);
     snprintf(session->app, sizeof(session->app), "%s", branch->app);
     if (pg_connect(pg, PG_PURPOSE_WORKER, role, &callbacks, session, &session->conn, err) != LS_OK) {
+        statements_free(&session->statements);
         free(session);
         return false;
     }
@@ -302,6 +307,44 @@ static void clean(struct session *session)
     conn_end(session->conn, batch);
 }
 
+/* What could not be prepared is sent as text; a lock in the way says nothing of the statement. */
+static void prepared(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    struct session *session = context;
+    if (batch->lost)
+        return;
+    uint32_t wanted = statements_wanted(&session->statements), first = batch->count - wanted;
+    if (batch->failed < first) {
+        conn_close(conn, "a session could not be cleaned");
+        return;
+    }
+    const char *state = batch->failed < batch->count ? conn_sqlstate(&batch->items[batch->failed]) : "";
+    statements_prepared(&session->statements, &session->pg->refused, batch->failed - first, strcmp(state, "55P03") != 0);
+}
+
+/* Nobody waits for its Sync either, and no lock that the server wants for parsing holds up the next branch for long. */
+static void prepare(struct session *session)
+{
+    struct statements *statements = &session->statements;
+    uint32_t wanted = statements_wanted(statements);
+    if (wanted == 0 && statements->evicted[0] == '\0')
+        return;
+    struct conn_batch *batch = conn_begin(session->conn, wanted + 3, prepared, session);
+    conn_add(session->conn, batch, SQL_RESET, 0, NULL);
+    conn_add(session->conn, batch, SQL_PARSE_SOON, 0, NULL);
+    if (statements->evicted[0] != '\0') {
+        char sql[32 + STATEMENT_NAME_MAX];
+        snprintf(sql, sizeof(sql), "deallocate %s", statements->evicted);
+        statements->evicted[0] = '\0';
+        conn_add(session->conn, batch, sql, 0, NULL);
+    }
+    for (uint32_t i = 0; i < statements->count; i++)
+        if (statements->list[i].state == STATEMENT_WANTED)
+            conn_add_prepare(session->conn, batch, statements->list[i].name, statements->list[i].sql);
+    conn_end(session->conn, batch);
+    session->dirt = DIRT_NONE;
+}
+
 void worker_release(struct pg *pg, struct branch *branch)
 {
     struct session *session = branch->session;
@@ -317,6 +360,7 @@ void worker_release(struct pg *pg, struct branch *branch)
             clean(session);
             session->dirt = DIRT_NONE;
         }
+        prepare(session);
         session->state = SESSION_IDLE;
     }
     pump(pg);

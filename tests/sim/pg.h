@@ -125,7 +125,7 @@ void pg_submit(struct world *world, struct pg_op *op);
 /* The process of an agent is gone: its sessions lose their client. */
 /* The fence that the database holds; false: none. */
 bool pg_stored_fence(const struct world *world, uint32_t participant, struct agent_fence *ret_fence);
-/* How many backends of other lives that were there when this one cleaned up are still there. */
+/* How many backends of other lives that were there when this one took the lock, or cleaned up, are still there. */
 uint32_t pg_leftovers(const struct world *world, uint32_t participant, uint64_t life);
 void pg_client_gone(struct world *world, uint32_t participant, uint64_t life);
 

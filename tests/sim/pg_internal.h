@@ -63,8 +63,9 @@ struct cluster {
 struct database {
     bool has_fence;
     struct agent_fence fence;
-    int advisory;            /* session that holds the advisory lock, -1: none */
-    uint64_t cleaned;        /* sessions with a serial up to this one were to be ended by the last clean-up */
+    int advisory;       /* session that holds the advisory lock, -1: none */
+    uint64_t inherited; /* sessions with a serial up to this one were there when the lock was taken, or at the clean-up
+                           behind it */
     int holder[PG_ROWS_MAX]; /* xact that locks the row, NO_XACT: none */
     int waiters[PG_ROWS_MAX][WAITERS_MAX];
     uint32_t waiter_count[PG_ROWS_MAX];

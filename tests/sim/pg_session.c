@@ -286,7 +286,7 @@ uint32_t pg_leftovers(const struct world *world, uint32_t participant, uint64_t 
     for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
         const struct session *s = &world->pg->sessions[i];
         count += s->used && s->participant == participant && s->life != life &&
-                         s->serial <= world->pg->databases[participant].cleaned
+                         s->serial <= world->pg->databases[participant].inherited
                      ? 1u
                      : 0u;
     }
@@ -950,6 +950,7 @@ static void arrive_lock(struct world *world, struct pg_op *op) {
         session_lose_client(world, s);
     }
     db->advisory = session_slot(world, s);
+    db->inherited = world->pg->next_serial;
     op->event.lock.result = AGENT_LOCK_TAKEN;
     if (world_fault(world, world->options.session_drop_pm * 4)) {
         world_after(world, rng_delay(&world->rng, 3 * SECOND), control_drops, (uint64_t)db->advisory, s->serial);
@@ -971,7 +972,7 @@ static void arrive_clean(struct world *world, struct pg_op *op) {
     bool ok = !world_fault(world, world->options.session_drop_pm);
     op->event.kind = AEV_DB_CLEAN;
     op->event.clean.ok = ok;
-    world->pg->databases[op->participant].cleaned = world->pg->next_serial;
+    world->pg->databases[op->participant].inherited = world->pg->next_serial;
     for (uint32_t i = 0; i < SESSIONS_MAX; i++) {
         struct session *s = &world->pg->sessions[i];
         if (s->used && s->participant == op->participant && s->life != op->life &&

@@ -183,8 +183,17 @@ static void mutations(void **state) {
     }
 }
 
+static void changes_rows(void **state) {
+    (void)state;
+    static const char *const yes[] = {"insert into t values (1)", " /* x */ UPDATE t set a=1", "delete from t", "merge into t"};
+    static const char *const no[] = {"select 1", "with a as (delete from t) select 1", "(update", "updates", "", "-- update", "call update()"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) assert_true(statement_changes_rows(yes[i], strlen(yes[i])));
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) assert_false(statement_changes_rows(no[i], strlen(no[i])));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(allowed), cmocka_unit_test(refused), cmocka_unit_test(prefixes),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(allowed),
+        cmocka_unit_test(changes_rows), cmocka_unit_test(refused), cmocka_unit_test(prefixes),
                                        cmocka_unit_test(mutations)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
