@@ -12,7 +12,9 @@
  * one transaction of the host. A handler that fails is parked, with its key behind it, and the page goes on; what is
  * not known to be stored is tried again before anything behind it. Acknowledged is what stands in the inbox, whatever
  * became of it. Retrying.  parked events, the first of each key, when they are due; after attempts_max they are dead
- * letters and wait for a human.
+ * letters and wait for a human. An event without a handler here is passed over when the subscriptions were read after
+ * it has come: those that are known may be older than what its source has been told, by another agent of this
+ * participant.
  *
  * It must never: acknowledge what is not stored; store a position that the subscriber has not said; send page n+1
  * before page n is acknowledged; claim before it knows who subscribes (events would be called unwanted).
@@ -78,8 +80,8 @@ enum relay_event_kind {
     REV_ROUTES,    /* who subscribes to what is known, or has changed */
     REV_PEER_UP,   /* the agent of this participant can be sent to */
     REV_PEER_DOWN, /* what was sent to it may be lost */
-    REV_ACK,       /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
-    REV_PAGE,      /* events from the agent of `peer` */
+    REV_ACK,  /* it says that it has stored everything up to `position`: the page's end, or that of one before it */
+    REV_PAGE, /* events from the agent of `peer` */
     /* answers of the database */
     REV_DB_CLAIM,
     REV_DB_READ,
@@ -108,6 +110,7 @@ struct relay_event {
             uint32_t subscriber_count;
             const struct relay_handler *handlers; /* of this database */
             uint32_t handler_count;
+            bool looked; /* read after the last REF_LOOK */
         } routes;
         int64_t position; /* REV_ACK */
         struct {
@@ -152,7 +155,8 @@ enum relay_effect_kind {
     REF_DB_STORE,  /* `peer` has acknowledged `position` */
     REF_DB_HANDLE, /* inbox row, handler, follow-up events: item `index` of page, `handler` */
     REF_DB_PARK,   /* the same one has failed with sqlstate, reason; try again in wait_ms */
-    REF_DB_DUE     /* parked events that are due, at most limit */
+    REF_DB_DUE,    /* parked events that are due, at most limit */
+    REF_LOOK       /* REV_ROUTES is wanted, of what is read from now on */
 };
 
 struct relay_effect {
