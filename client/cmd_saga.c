@@ -11,7 +11,8 @@
 
 #define ATTEMPTS 5u /* an unreachable coordinator is reported after about a second */
 #define WAIT_DEFAULT_MS 60000u
-#define EVENT_LETTERS_MAX 500u
+#define EVENT_LETTERS_MAX 500u /* of choreographed sagas in one list, too */
+#define CHOREOGRAPHED "choreographed"
 
 static const char saga_usage[] = "usage: lockstep saga list [--state STATE] [--limit N]\n"
                                  "       lockstep saga show SAGA\n"
@@ -42,6 +43,9 @@ struct saga_options {
 
 static const struct listing_column saga_columns[] = {
     {"SAGA", "saga"}, {"STATE", "state"}, {"APP", "app"}, {"STEP", "step"}, {"REASON", "reason"}};
+static const struct listing_column flow_list_columns[] = {
+    {"CHOREOGRAPHED", "flow"},    {"STATE", "state"},     {"BEGAN AT", "began_at"}, {"EVENTS", "events"},
+    {"ON ITS WAY", "on_its_way"}, {"WAITING", "waiting"}, {"LATER", "later"},       {"DEAD", "dead"}};
 static const struct listing_column letter_columns[] = {
     {"SAGA", "saga"},    {"STUCK IN", "stuck_in"},      {"CLASS", "error_class"},
     {"STEP", "step"},    {"FAILED", "failed_attempts"}, {"SQLSTATE", "sqlstate"},
@@ -66,14 +70,6 @@ static int finish(const char *verb, const struct saga_options *options, struct l
     return exit_status;
 }
 
-static int list_sagas(const struct saga_options *options, struct lockstep *client, const char *saga) {
-    struct lockstep_result result;
-
-    (void)saga;
-    (void)lockstep_sagas(client, options->state, options->limit, &result);
-    return finish("saga list", options, &result, "sagas", saga_columns, sizeof saga_columns / sizeof saga_columns[0]);
-}
-
 /* Who could not be asked, on stderr. */
 static void print_missing(const struct lockstep_result *result) {
     json_t *body = cmd_body(result), *entry;
@@ -86,6 +82,29 @@ static void print_missing(const struct lockstep_result *result) {
                       reason != NULL ? reason : "");
     }
     json_decref(body);
+}
+
+/* Those that the coordinator drives, and, where people look, the choreographed ones as a second list. */
+static int list_sagas(const struct saga_options *options, struct lockstep *client, const char *saga) {
+    struct lockstep_result result;
+    bool flows_only = options->state != NULL && strcmp(options->state, CHOREOGRAPHED) == 0;
+
+    (void)saga;
+    if (!flows_only) {
+        (void)lockstep_sagas(client, options->state, options->limit, &result);
+        int exit_status =
+            finish("saga list", options, &result, "sagas", saga_columns, sizeof saga_columns / sizeof saga_columns[0]);
+        if (exit_status != LS_EXIT_OK || options->state != NULL || options->format != CMD_TABLE) return exit_status;
+    }
+    uint32_t limit = options->limit > EVENT_LETTERS_MAX ? EVENT_LETTERS_MAX : options->limit;
+    if (lockstep_flows(client, limit, &result) == LOCKSTEP_DENIED && !flows_only) { /* an application may not */
+        lockstep_result_clear(&result);
+        return LS_EXIT_OK;
+    }
+    if (!flows_only) (void)fputc('\n', stdout);
+    print_missing(&result);
+    return finish("saga list", options, &result, "flows", flow_list_columns,
+                  sizeof flow_list_columns / sizeof flow_list_columns[0]);
 }
 
 static int list_letters(const struct saga_options *options, struct lockstep *client, const char *saga) {
@@ -361,7 +380,7 @@ static int main_of(const char *verb, const char *usage, const struct action *act
     struct saga_options options = {.session = cmd_session_global};
     struct opt opts[CMD_SESSION_OPTS + 3] = {
         {"state", 's', OPT_TEXT, &options.state, "STATE",
-         "saga list: only begun, running, passed, compensating, stuck, completed or compensated", 0, 0},
+         "saga list: only begun, running, passed, compensating, stuck, completed, compensated or choreographed", 0, 0},
         {"limit", 'n', OPT_U32, &options.limit, "N", "list: at most so many", 1, LOCKSTEP_LIST_MAX},
         {"reason", 'r', OPT_TEXT, &options.reason, "TEXT", "retry, skip, compensate: why, for the audit record", 0, 0},
     };

@@ -1023,6 +1023,13 @@ enum lockstep_status lockstep_events(struct lockstep *client, const char *partic
     return ask_list(client, result, path);
 }
 
+enum lockstep_status lockstep_flows(struct lockstep *client, uint32_t limit, struct lockstep_result *result) {
+    char path[64];
+
+    (void)snprintf(path, sizeof path, "/v1/flows?limit=%u", limit > 0 ? limit : 100);
+    return ask_list(client, result, path);
+}
+
 enum lockstep_status lockstep_flow(struct lockstep *client, const char *saga, struct lockstep_result *result) {
     char path[128];
 

@@ -97,10 +97,11 @@ struct relayhost {
     bool back;   /* positions have gone back, and the core has not been told */
     /* who wants what */
     struct subscriptions subscriptions;
-    bool known; /* subscriptions were read */
-    bool told;  /* the core has those, and others may hear of them */
-    bool busy;  /* one of the three steps is under way */
-    bool look;  /* the database's tables are to be read back at the next turn */
+    bool known;                           /* subscriptions were read */
+    bool told;                            /* the core has those, and others may hear of them */
+    bool busy;                            /* one of the three steps is under way */
+    bool look;                            /* the database's tables are to be read back at the next turn */
+    bool look_wanted, look_asked, looked; /* by the core: not yet, being read, read and to be told */
     struct news *news;
     bool self_up;
     /* deliveries */
@@ -118,6 +119,7 @@ static void step(struct relayhost *relay, struct relay_event *event);
 static void turn(struct relayhost *relay);
 static void take_relay(struct relayhost *relay);
 static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason);
+static void look_at_subscriptions(struct relayhost *relay);
 
 static void ask_db(struct relayhost *relay, const char *sql, int count, const char *const *values, bool exclusive,
                    pg_query_fn *done, void *context) {
@@ -495,6 +497,10 @@ static void carry_out(struct relayhost *relay, const struct relay_effect *effect
         ask_db(relay, SQL_RELAY_DUE, 1, (const char *[]){i64_text(effect->limit, limit)}, true, due_done,
                asked_new(relay, effect));
         return;
+    case REF_LOOK:
+        relay->look_wanted = true;
+        look_at_subscriptions(relay);
+        return;
     }
     assert(false && "an effect that does not exist");
 }
@@ -583,6 +589,8 @@ static void tell_core(struct relayhost *relay, const struct conn_item *item) {
         relay->sure = relay->back_to;
         relay->back = false;
     }
+    event.routes.looked = relay->looked;
+    relay->looked = false;
     step(relay, &event);
     peers_open(relay->peers);
     free(who);
@@ -754,7 +762,12 @@ static void subscriptions_done(void *context, enum pg_query_result result, const
     struct relayhost *relay = context;
     relay->busy = false;
     complain("subscriptions cannot be read", result, item);
-    if (result != PG_QUERY_OK) return;
+    if (result != PG_QUERY_OK) {
+        relay->look_wanted = relay->look_wanted || relay->look_asked;
+        return;
+    }
+    relay->looked = relay->looked || relay->look_asked;
+    relay->look = relay->look || relay->look_asked;
     struct subscriptions found = read_subscriptions(item);
     if (relay->known && same(&found, &relay->subscriptions)) {
         subscriptions_free(&found);
@@ -789,6 +802,8 @@ static void look_at_subscriptions(struct relayhost *relay) {
         return;
     }
     relay->busy = true;
+    relay->look_asked = relay->look_wanted;
+    relay->look_wanted = false;
     ask_db(relay, SQL_SUBSCRIPTIONS, 0, NULL, false, subscriptions_done, relay);
 }
 
@@ -1041,6 +1056,11 @@ void relayhost_ask(struct relayhost *relay, const Lockstep__Ask *ask) {
         return;
     case LOCKSTEP__ASK_KIND__ASK_FLOW:
         ask_db(relay, SQL_SHOW_FLOW, 1, (const char *[]){ask->saga}, false, answered, question);
+        return;
+    case LOCKSTEP__ASK_KIND__ASK_FLOWS:
+        ask_db(relay, SQL_SHOW_FLOWS, 1,
+               (const char *[]){i64_text(rows < LS_FLOWS_LISTED_MAX ? rows : LS_FLOWS_LISTED_MAX, limit)}, false,
+               answered, question);
         return;
     case LOCKSTEP__ASK_KIND__ASK_LETTERS:
         ask_db(relay, SQL_SHOW_LETTERS, 2,

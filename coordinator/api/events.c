@@ -31,7 +31,7 @@ struct inquiry {
     Lockstep__AskKind kind;
     struct request *request;
     struct part *parts;
-    uint32_t count, outstanding;
+    uint32_t count, outstanding, limit;
     char word[LS_REASON_MAX + 1]; /* the saga, or the letter's whole id */
     struct inquiry *next;
 };
@@ -153,6 +153,27 @@ static int answer_letters(struct inquiry *inquiry) {
     return 200;
 }
 
+static int answer_flows(struct inquiry *inquiry) {
+    struct out *out = &inquiry->request->api->out;
+    json_t *flows = json_object();
+    for (uint32_t i = 0; i < inquiry->count; i++) {
+        const struct part *part = &inquiry->parts[i];
+        json_error_t error;
+        json_t *list = part->json == NULL ? NULL : json_loads(part->json, 0, &error);
+        flows_add(flows, name_of(inquiry, part), list);
+        json_decref(list);
+    }
+    out_reset(out);
+    out_open(out, NULL, '{');
+    out_open(out, "flows", '[');
+    flows_write(out, flows, inquiry->limit);
+    out_close(out, ']');
+    add_missing(out, inquiry);
+    out_close(out, '}');
+    json_decref(flows);
+    return 200;
+}
+
 static void inquiry_free(struct api *api, struct inquiry *inquiry) {
     struct inquiry **at = &api->inquiries;
     while (*at != inquiry) {
@@ -179,6 +200,9 @@ static void finish(struct inquiry *inquiry) {
         break;
     case LOCKSTEP__ASK_KIND__ASK_FLOW:
         code = answer_flow(inquiry);
+        break;
+    case LOCKSTEP__ASK_KIND__ASK_FLOWS:
+        code = answer_flows(inquiry);
         break;
     case LOCKSTEP__ASK_KIND__ASK_LETTERS:
         code = answer_letters(inquiry);
@@ -293,6 +317,7 @@ static void ask_parts(struct inquiry *inquiry, Lockstep__Ask *body) {
     struct request *request = inquiry->request;
     struct api *api = request->api;
     inquiry->kind = body->kind;
+    inquiry->limit = body->has_limit ? body->limit : 0;
     body->token = inquiry->token;
     body->who = request->conn->identity;
     for (uint32_t i = 0; i < inquiry->count; i++) {
@@ -362,6 +387,14 @@ void handle_flow(struct conn *conn, struct evhttp_request *http, const char *sag
     body.kind = LOCKSTEP__ASK_KIND__ASK_FLOW;
     body.saga = (char *)(uintptr_t)saga;
     ask(conn, http, 0, &body, saga);
+}
+
+void handle_flows(struct conn *conn, struct evhttp_request *http, uint32_t limit) {
+    Lockstep__Ask body = LOCKSTEP__ASK__INIT;
+    body.kind = LOCKSTEP__ASK_KIND__ASK_FLOWS;
+    body.has_limit = true;
+    body.limit = limit;
+    ask(conn, http, 0, &body, "");
 }
 
 /* `id` "participant/rest": only that one, with payload and history. */

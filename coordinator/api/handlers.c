@@ -480,6 +480,22 @@ static void handle_get_events(struct conn *conn, struct evhttp_request *http) {
     evhttp_clear_headers(&query);
 }
 
+static void handle_list_flows(struct conn *conn, struct evhttp_request *http) {
+    static const char *const allowed[] = {"limit", NULL};
+    struct evkeyvalq query;
+    uint32_t limit = LIST_LIMIT_DEFAULT;
+    if (!parse_query(conn, http, allowed, &query)) {
+        return;
+    }
+    const char *text = evhttp_find_header(&query, "limit");
+    if (text != NULL && route_parse_u32(text, 1, LS_FLOWS_LISTED_MAX, &limit) != LS_OK) {
+        (void)bad_parameter(conn, http, &query, "limit: expected 1 to 500");
+        return;
+    }
+    handle_flows(conn, http, limit);
+    evhttp_clear_headers(&query);
+}
+
 static void handle_list_letters(struct conn *conn, struct evhttp_request *http) {
     static const char *const allowed[] = {"id", "limit", NULL};
     struct evkeyvalq query;
@@ -592,8 +608,9 @@ static bool role_may(enum tls_role role, enum route route) {
         return true;
     case TLS_ROLE_APP:
         return route != ROUTE_METRICS && route != ROUTE_DLQ_RETRY && route != ROUTE_DLQ_SKIP &&
-               route != ROUTE_DLQ_COMPENSATE && route != ROUTE_FLOW && route != ROUTE_EVENT_LETTERS &&
-               route != ROUTE_EVENT_RETRY && route != ROUTE_EVENT_SKIP && route != ROUTE_EVENT_COMPENSATE;
+               route != ROUTE_DLQ_COMPENSATE && route != ROUTE_FLOWS && route != ROUTE_FLOW &&
+               route != ROUTE_EVENT_LETTERS && route != ROUTE_EVENT_RETRY && route != ROUTE_EVENT_SKIP &&
+               route != ROUTE_EVENT_COMPENSATE;
     case TLS_ROLE_MONITOR:
         return health || route == ROUTE_METRICS;
     case TLS_ROLE_AGENT:
@@ -630,6 +647,7 @@ static void handle_other(struct conn *conn, struct evhttp_request *http, const s
     case ROUTE_DLQ_SKIP:
     case ROUTE_DLQ_COMPENSATE:
     case ROUTE_EVENTS:
+    case ROUTE_FLOWS:
     case ROUTE_FLOW:
     case ROUTE_EVENT_LETTERS:
     case ROUTE_EVENT_RETRY:
@@ -685,6 +703,9 @@ static void handle_route(struct conn *conn, struct evhttp_request *http, const s
         return;
     case ROUTE_EVENTS:
         handle_get_events(conn, http);
+        return;
+    case ROUTE_FLOWS:
+        handle_list_flows(conn, http);
         return;
     case ROUTE_FLOW:
         if (strlen(match->gtid) > LS_GTID_MAX) {

@@ -10,6 +10,7 @@
 #include <event2/event.h>
 #include <event2/event_struct.h>
 #include <event2/http.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include <sys/queue.h>
 
@@ -155,6 +156,10 @@ struct events_query {
 };
 void handle_events(struct conn *conn, struct evhttp_request *http, const struct events_query *query);
 void handle_flow(struct conn *conn, struct evhttp_request *http, const char *saga);
+void handle_flows(struct conn *conn, struct evhttp_request *http, uint32_t limit);
+/* Of GET /v1/flows: takes one participant's part, a list, over into `flows`, by name; writes the newest. */
+void flows_add(json_t *flows, const char *participant, const json_t *list);
+void flows_write(struct out *out, json_t *flows, uint32_t limit);
 void handle_event_letters(struct conn *conn, struct evhttp_request *http, const char *id, uint32_t limit);
 void handle_event_act(struct conn *conn, struct evhttp_request *http, Lockstep__AskKind act);
 /* What becomes of GET /v1/tx/{gtid}?blocking=true: the agents of its prepared branches are asked, then the request is

@@ -36,6 +36,7 @@ static const struct entry entries[] = {
     {"POST", "/v1/dlq/" GTID "/skip", ROUTE_DLQ_SKIP},
     {"POST", "/v1/dlq/" GTID "/compensate", ROUTE_DLQ_COMPENSATE},
     {"GET", "/v1/events", ROUTE_EVENTS},
+    {"GET", "/v1/flows", ROUTE_FLOWS},
     {"GET", "/v1/flows/" GTID, ROUTE_FLOW},
 };
 

@@ -113,6 +113,7 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_PEERS_MAX 64u                      /* participants that send to one another */
 #define LS_SUBSCRIPTIONS_MAX 256u             /* of one participant */
 #define LS_BLOCKING_LISTED_MAX 200u           /* sessions behind one prepared branch in one answer */
+#define LS_FLOWS_LISTED_MAX 500u              /* choreographed sagas in one answer */
 #define LS_LETTERS_LISTED_MAX 500u            /* dead letters of one participant in one answer */
 #define LS_DEFAULT_RELAY_SESSIONS 4u          /* relay.sessions: handlers that run at once, besides pool.workers */
 #define LS_DEFAULT_RELAY_ATTEMPTS 10u         /* relay.attempts: then a dead letter */

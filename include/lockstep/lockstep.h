@@ -216,6 +216,8 @@ enum lockstep_status lockstep_dead_letter(struct lockstep *client, const char *s
 /* Events of one participant behind `offset`; `type` and `key` may be NULL. */
 enum lockstep_status lockstep_events(struct lockstep *client, const char *participant, const char *type,
                                      const char *key, uint64_t offset, uint32_t limit, struct lockstep_result *result);
+/* The newest choreographed sagas, and those that are open (admin only). */
+enum lockstep_status lockstep_flows(struct lockstep *client, uint32_t limit, struct lockstep_result *result);
 /* The path of a choreographed saga (admin only). */
 enum lockstep_status lockstep_flow(struct lockstep *client, const char *saga, struct lockstep_result *result);
 /* Dead letters of all participants (admin only); `id` not NULL: only that one, with its payload and history. */

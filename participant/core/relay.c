@@ -37,7 +37,8 @@ struct subscriber {
     uint32_t failures;
 };
 
-enum work_state { WORK_IDLE, WORK_HANDLING, WORK_PARKING, WORK_PAUSED };
+/* LOOKING: for a handler, see relay.h */
+enum work_state { WORK_IDLE, WORK_HANDLING, WORK_PARKING, WORK_PAUSED, WORK_LOOKING };
 struct work {
     char source[LS_PARTICIPANT_MAX + 1]; /* "": parked events */
     enum work_state state;
@@ -47,6 +48,7 @@ struct work {
     int64_t upto;
     bool again; /* the subscriptions have changed: this item from its first handler on */
     bool moved; /* something is through */
+    bool fresh; /* the subscriptions were read after it had come */
     uint64_t op, timer_us;
     uint32_t failures, wait_ms;
     char sqlstate[LS_SQLSTATE_LEN + 1], reason[RELAY_REASON_MAX + 1];
@@ -325,8 +327,14 @@ static void handle(struct relay *r, struct work *w, const char *handler) {
 static void go_on(struct relay *r, struct work *w) {
     for (; w->index < w->count; w->index++, w->handler = 0) {
         const char *handler = next_handler(r, w);
-        if (handler == NULL) continue;
-        handle(r, w, handler);
+        if (handler != NULL) {
+            handle(r, w, handler);
+            return;
+        }
+        if (w == r->due || w->handler > 0 || w->fresh) continue;
+        w->state = WORK_LOOKING;
+        w->timer_us = RELAY_NEVER;
+        emit(r, REF_LOOK);
         return;
     }
     finish(r, w);
@@ -447,7 +455,7 @@ static void begin(struct relay *r, struct work *w, const struct relay_event *eve
     w->count = event->page.count;
     w->upto = event->page.upto;
     w->index = w->handler = w->failures = 0;
-    w->again = w->moved = false;
+    w->again = w->moved = w->fresh = false;
     go_on(r, w);
 }
 
@@ -488,7 +496,13 @@ static void on_handlers(struct relay *r, const struct relay_event *event) {
         (void)snprintf(r->handlers[i].name, sizeof(r->handlers[i].name), "%s", event->routes.handlers[i].handler);
     }
     r->handler_count = count;
-    for (uint32_t i = 0; i < r->work_count; i++) r->works[i].again = r->works[i].state != WORK_IDLE;
+    for (uint32_t i = 0; i < r->work_count; i++) {
+        struct work *w = &r->works[i];
+        w->again = w->state != WORK_IDLE && w->state != WORK_LOOKING;
+        if (w->state != WORK_LOOKING || !event->routes.looked) continue;
+        w->fresh = true;
+        go_on(r, w);
+    }
 }
 
 /* ------------------------------------------------------------------ the step */
@@ -665,6 +679,7 @@ static void check_work(const struct relay *r, const struct work *w) {
     bool busy = w->state == WORK_HANDLING || w->state == WORK_PARKING;
     assert(busy == (w->op != 0) && (w->state == WORK_PAUSED) == (w->timer_us != RELAY_NEVER));
     assert(w->state == WORK_IDLE || w->index < w->count);
+    assert(w->state != WORK_LOOKING || (w->handler == 0 && !w->fresh));
     assert((w == r->due) == (w->source[0] == '\0'));
 }
 

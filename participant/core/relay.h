@@ -13,7 +13,9 @@
  * whose answer is lost: parking waits for that transaction's inbox row, so it finds what was done after all, and counts
  * what was not. What cannot even be parked is tried again before anything behind it. Acknowledged is what stands in the
  * inbox, whatever became of it. Retrying.  parked events, the first of each key, when they are due; after attempts_max
- * they are dead letters and wait for a human.
+ * they are dead letters and wait for a human. An event without a handler here is passed over when the subscriptions were
+ * read after it has come: those that are known may be older than what its source has been told, by another agent of
+ * this participant.
  *
  * It must never: acknowledge what is not stored; store a position that the subscriber has not said; send page n+1
  * before page n is acknowledged; claim before it knows who subscribes (events would be called unwanted).
@@ -111,6 +113,7 @@ struct relay_event {
             uint32_t subscriber_count;
             const struct relay_handler *handlers; /* of this database */
             uint32_t handler_count;
+            bool looked; /* read after the last REF_LOOK */
             bool back; /* positions have gone back, the database has lost WAL: all begin where it says */
         } routes;
         int64_t position; /* REV_ACK */
@@ -156,7 +159,8 @@ enum relay_effect_kind {
     REF_DB_STORE,  /* `peer` has acknowledged `position` */
     REF_DB_HANDLE, /* inbox row, handler, follow-up events: item `index` of page, `handler` */
     REF_DB_PARK,   /* the same one has failed with sqlstate, reason; try again in wait_ms */
-    REF_DB_DUE     /* parked events that are due, at most limit */
+    REF_DB_DUE,    /* parked events that are due, at most limit */
+    REF_LOOK       /* REV_ROUTES is wanted, of what is read from now on */
 };
 
 struct relay_effect {

@@ -289,6 +289,7 @@ enum due_column { DUE_SOURCE, DUE_POSITION, DUE_HANDLER, DUE_TYPE, DUE_KEY, DUE_
 #define SQL_RELAY_STATE "select unclaimed, behind, behind_ms, waiting, dead, unwanted from lockstep.relay_state()"
 #define SQL_SHOW_EVENTS "select lockstep.show_events($1, $2, $3, $4, $5, $6)"
 #define SQL_SHOW_FLOW "select lockstep.show_flow($1)"
+#define SQL_SHOW_FLOWS "select lockstep.show_flows($1)"
 #define SQL_SHOW_LETTERS "select lockstep.show_letters($1, $2)"
 #define SQL_LETTER_ACT "select lockstep.letter_act($1, $2, $3)"
 #define SQL_SHOW_BLOCKING "select lockstep.show_blocking($1, $2)"

@@ -537,6 +537,46 @@ def test_the_path_of_a_flow(flow):
     wait_until(lambda: [entry["participant"] for entry in flow.admin.request("GET", f"/v1/flows/{saga}").body["missing"]] == ["balance"], 20, "who is away is named")
 
 
+def test_the_list_of_flows(flow):
+    """Those of all participants under one name each, with what is open of them: in the end nothing is."""
+    good, torn_one, lost = fresh("saga"), fresh("saga"), fresh("saga")
+
+    def listed():
+        answer = flow.admin.request("GET", "/v1/flows?limit=500")
+        assert answer.status == 200 and answer.body["missing"] == [], answer
+        return {entry["flow"]: entry for entry in answer.body["flows"]}
+
+    def states():
+        return [listed().get(saga, {}).get("state") for saga in (good, torn_one, lost)]
+    flow.wait_end(flow.place(saga=good), "confirmed")
+    key = fresh("torn")
+    flow.db["stock"].execute("insert into fail values (%s, 1)", key)
+    flow.emit("orders", "parcel.wanted", key, {"n": 1}, saga=torn_one)
+    flow.emit("orders", "nobody.wants.this", fresh("box"), saga=lost)
+    wait_until(lambda: states() == ["ended", "stuck", "stuck"], 40, lambda: f"two are stuck: {states()}")
+    entry = listed()[good]
+    assert entry["began_at"] == "orders" and entry["events"] == 4 and entry["first_unix_ms"] < entry["last_unix_ms"], entry
+    assert [listed()[saga]["dead"] for saga in (torn_one, lost)] == [1, 1]
+    shown = command("saga", "list", coordinator=flow.coordinator)
+    assert shown.returncode == 0 and all(saga in shown.stdout for saga in (good, torn_one)) and "stuck" in shown.stdout, shown
+    assert flow.app.request("GET", "/v1/flows").status == 403
+    flow.agents["balance"].kill()  # what is on its way to somebody who is away
+    waiting = fresh("saga")
+    flow.place(saga=waiting)
+    wait_until(lambda: flow.admin.request("GET", "/v1/flows").body["missing"], 20, "an agent is missing")
+
+    def on_its_way():
+        return {entry["flow"]: entry["state"] for entry in flow.admin.request("GET", "/v1/flows").body["flows"]}.get(waiting)
+    wait_until(lambda: flow.db["stock"].value("select count(*) from lockstep.event where saga = %s and position is not null", waiting) == 1, 20, "it got there")
+    wait_until(lambda: on_its_way() == "running", 20, lambda: f"it is running: {on_its_way()}")
+    flow.heal()
+    flow.db["stock"].execute("delete from fail where key = %s", key)
+    for letter in flow.letters():
+        if letter["saga"] in (torn_one, lost):
+            assert command("dlq", "skip", letter["id"], coordinator=flow.coordinator).returncode == 0
+    wait_until(lambda: states() == ["ended"] * 3 and on_its_way() == "ended", 40, lambda: f"all have ended: {states()}, {on_its_way()}")
+
+
 def test_metrics(flow):
     key = flow.place()
     flow.wait_end(key, "confirmed")

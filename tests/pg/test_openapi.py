@@ -194,6 +194,8 @@ TRIGGERS.update({
     ("GET", "/v1/events", "400"): lambda s: s.app.request("GET", EVENTS + "&limit=0"),
     ("GET", "/v1/events", "404"): lambda s: s.app.request("GET", "/v1/events?participant=nowhere"),
     ("GET", "/v1/events", "503"): lambda s: away(s, lambda _: s.app.request("GET", EVENTS)),
+    ("GET", "/v1/flows", "200"): lambda s: flow(s) and s.admin.request("GET", "/v1/flows"),
+    ("GET", "/v1/flows", "400"): lambda s: s.admin.request("GET", "/v1/flows?limit=0"),
     ("GET", "/v1/flows/{flow}", "200"): flow,
     ("GET", "/v1/flows/{flow}", "400"): lambda s: s.admin.request("GET", "/v1/flows/flow-1?colour=red"),
     ("GET", "/v1/flows/{flow}", "404"): lambda s: s.admin.request("GET", "/v1/flows/nothing"),

@@ -8,8 +8,10 @@
  *   order            what came before it on its key, from there, and for that handler, is through
  *   not lost         in the end everything that somebody wants is through, or a dead letter, or behind one of its key
  *   durable          nothing is acknowledged, nor stored as acknowledged, that does not stand durably in the inbox
+ *   at once          a claim takes all that is visible, whatever else is open or prepared
  *   parked           only what has failed, or stands behind such a one of its key; within the bounds of its policy
- *   unwanted         what nobody wants is a dead letter
+ *   unwanted         what nobody wants is a dead letter, until somebody does
+ *   deadline         an event of later is written before it is forgotten
  *   ends             each saga is completed, compensated, or has a dead letter
  * A failover that has lost what was flushed excuses what was under way, and what that source sends from then on.
  */
@@ -35,7 +37,7 @@ struct relay_book {
 };
 
 struct flow_book {
-    bool excused, dead, skipped, counted;
+    bool excused, dead, skipped, overdue;
     uint8_t done[RELAY_STEPS_MAX], undone[RELAY_STEPS_MAX];
 };
 
@@ -147,6 +149,13 @@ static void trace(struct world *world, uint32_t db, const char *word, const stru
     world_trace(world, actor, word, "%s%s", book_name(book), detail);
 }
 
+/* The handler has run, and commits. */
+void check_relay_acts(struct world *world, uint32_t db, uint32_t handler, const struct relay_what *what) {
+    const struct relay_book *book = book_of(world, what->book);
+    if (!book->excused && book->handled[db][handler] != HANDLED_NOT)
+        world_wrong(world, "p%u acts twice on %s", db + 1, book_name(book));
+}
+
 static void inbox_changed(struct world *world, uint32_t db, const struct change *c) {
     static const char *const words[] = {"", "handles", "parks", "dead", "skipped"};
     static const char *const handlers[] = {"", ", back", ", audit"};
@@ -166,7 +175,6 @@ static void inbox_changed(struct world *world, uint32_t db, const struct change 
         return;
     }
     if (c->inbox.state != INBOX_DONE) return;
-    if (*handled != HANDLED_NOT) world_wrong(world, "p%u acts twice on %s", db + 1, book_name(book));
     check_order(world, book, db, c->at.handler);
     *handled = HANDLED_DONE;
     sim_coverage.events_handled++;
@@ -189,6 +197,7 @@ void check_relay_committed(struct world *world, uint32_t db, const struct change
         book->before = checks(world)->last[db][c->what.key];
         checks(world)->last[db][c->what.key] = (int)c->what.book;
         trace(world, db, "emits", book, "");
+        if (relay_kind_of(c->what.type) == FLOW_OVERDUE) checks(world)->flows[c->what.flow].overdue = true;
         return;
     case CHANGE_POSITION:
         book = book_of(world, world->relay->dbs[db].events[c->id - 1].what.book);
@@ -206,8 +215,11 @@ void check_relay_committed(struct world *world, uint32_t db, const struct change
     case CHANGE_APP:
         step_changed(world, c);
         return;
-    case CHANGE_STREAM:
     case CHANGE_LATER:
+        if (!c->late.there && !checks(world)->flows[c->id].overdue && !checks(world)->flows[c->id].excused)
+            world_wrong(world, "the deadline of f%u has passed, and nothing was written", c->id);
+        return;
+    case CHANGE_STREAM:
     case CHANGE_LAST:
     case CHANGE_ROUTE:
     case CHANGE_PEER:
@@ -396,11 +408,26 @@ static void check_flow(struct world *world, uint16_t number) {
     }
 }
 
+static bool somebody_wants(const struct world *world, const struct relay_book *book) {
+    for (uint32_t p = 0; p < world->options.participants; p++)
+        if (world->relay->dbs[book->source].route[book->what.type][p] >= 0) return true;
+    return false;
+}
+
 static void check_wanted(struct world *world, const struct relay_book *book) {
-    bool wanted = relay_kind_of(book->what.type) == FLOW_ENDED || book->letter;
-    for (uint32_t p = 0; p < world->options.participants && !wanted; p++)
-        wanted = world->relay->dbs[book->source].route[book->what.type][p] >= 0;
-    if (!wanted) world_wrong(world, "nobody wants %s, and it is no dead letter", book_name(book));
+    bool wanted = somebody_wants(world, book), terminal = relay_kind_of(book->what.type) == FLOW_ENDED;
+    const struct relay_db *db = &world->relay->dbs[book->source];
+    if (!wanted && !terminal && !book->letter)
+        world_wrong(world, "nobody wants %s, and it is no dead letter", book_name(book));
+    if (wanted && db->events[db->by_position[book->position - 1] - 1].letter)
+        world_wrong(world, "somebody wants %s, and it is a dead letter", book_name(book));
+}
+
+/* A claim takes all that can be seen, whatever else is open. */
+void check_relay_claimed(struct world *world, uint32_t db, uint32_t given, uint32_t most) {
+    if (given < most && world->relay->dbs[db].unclaimed > 0)
+        world_wrong(world, "a claim at p%u leaves %u events without a position", db + 1,
+                    world->relay->dbs[db].unclaimed);
 }
 
 void check_relay_end(struct world *world) {

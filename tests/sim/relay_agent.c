@@ -43,7 +43,7 @@ struct relay_agent {
     uint64_t backoff_max_ms;
     /* who wants what */
     uint32_t subscriptions[HANDLERS];
-    bool known, told, busy, look, self_up;
+    bool known, told, busy, look, self_up, look_wanted, look_asked, looked;
     uint32_t news[SIM_PARTICIPANTS_MAX + 1]; /* whose, in order; the first is being stored while busy */
     uint32_t news_count, types[SIM_PARTICIPANTS_MAX];
     /* deliveries */
@@ -60,6 +60,7 @@ struct relay_agent {
 
 static void step(struct world *world, struct relay_agent *host, struct relay_event *event);
 static void turn(struct world *world, struct relay_agent *host);
+static void look_at_subscriptions(struct world *world, struct relay_agent *host);
 
 static struct relay_agent *slot_of(const struct world *world, uint32_t participant, uint64_t life) {
     return &world->relay->agents[life % 2 == 1 ? participant : SIM_PARTICIPANTS_MAX + participant];
@@ -330,6 +331,10 @@ static void carry_out(struct world *world, struct relay_agent *host, const struc
     case REF_DB_DUE:
         request = ask(world, host, REQUEST_DUE, effect->op);
         break;
+    case REF_LOOK:
+        host->look_wanted = true;
+        look_at_subscriptions(world, host);
+        return;
     }
     assert(request != NULL);
     request->peer = effect->peer != NULL ? participant_named(effect->peer) : 0;
@@ -435,12 +440,19 @@ static void look_at_subscriptions(struct world *world, struct relay_agent *host)
         return;
     }
     host->busy = true;
+    host->look_asked = host->look_wanted;
+    host->look_wanted = false;
     request_send(world, ask(world, host, REQUEST_SUBSCRIPTIONS, 0));
 }
 
 static void subscriptions_done(struct world *world, struct relay_agent *host, const struct relay_request *request) {
     host->busy = false;
-    if (request->lost) return;
+    if (request->lost) {
+        host->look_wanted = host->look_wanted || host->look_asked;
+        return;
+    }
+    host->looked = host->looked || host->look_asked;
+    host->look = host->look || host->look_asked;
     if (!host->known || memcmp(host->subscriptions, request->subscriptions, sizeof host->subscriptions) != 0) {
         memcpy(host->subscriptions, request->subscriptions, sizeof host->subscriptions);
         host->known = true;
@@ -485,6 +497,8 @@ static void tell_core(struct world *world, struct relay_agent *host, const struc
     }
     event.routes.subscribers = who;
     event.routes.handlers = handlers;
+    event.routes.looked = host->looked;
+    host->looked = false;
     step(world, host, &event);
 }
 

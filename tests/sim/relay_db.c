@@ -273,6 +273,7 @@ static void tx_abort(struct world *world, struct relay_tx *tx) {
 }
 
 static void tx_commit(struct world *world, struct relay_tx *tx) {
+    if (tx->life != 0 && tx->result == RELAY_DONE) check_relay_acts(world, tx->db, tx->inbox.handler, &tx->what);
     tx->used = false; /* what it has locked is its own */
     db_commit(world, tx->db, tx->changes, tx->count, !tx->async);
     tx->used = true;
@@ -551,6 +552,7 @@ static void act(struct world *world, struct relay_request *request) {
     switch (request->kind) {
     case REQUEST_CLAIM:
         request->given = sql_claim(world, db, request->limit);
+        check_relay_claimed(world, db, (uint32_t)request->given, request->limit);
         return;
     case REQUEST_READ:
         sql_page(world, db, request);

@@ -285,6 +285,8 @@ void check_relay_lost(struct world *world, uint32_t db);
 void check_relay_reported(struct world *world, uint32_t db);
 void check_relay_delivered(struct world *world, uint32_t db, uint32_t source, int64_t position,
                            const struct relay_what *what);
+void check_relay_claimed(struct world *world, uint32_t db, uint32_t given, uint32_t most);
+void check_relay_acts(struct world *world, uint32_t db, uint32_t handler, const struct relay_what *what);
 void check_relay_acknowledges(struct world *world, uint32_t db, uint32_t source, int64_t upto);
 void check_relay_stores(struct world *world, uint32_t db, uint32_t subscriber, int64_t upto);
 /* It is to wait behind another one of its key. */

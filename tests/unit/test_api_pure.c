@@ -46,6 +46,7 @@ static void routes(void **state) {
         {"GET", "/v1/dlq/7/skip", ROUTE_BAD_METHOD, "POST", "7"},
         {"GET", "/v1/events", ROUTE_EVENTS, NULL, ""},
         {"GET", "/v1/flows/7", ROUTE_FLOW, NULL, "7"},
+        {"GET", "/v1/flows", ROUTE_FLOWS, NULL, ""},
         {"GET", "/v1/dlq/events", ROUTE_EVENT_LETTERS, NULL, ""},
         {"POST", "/v1/dlq/events", ROUTE_BAD_METHOD, "GET", ""},
         {"POST", "/v1/dlq/events/retry", ROUTE_EVENT_RETRY, NULL, ""},
