@@ -22,6 +22,7 @@
 #include "common/diag.h"
 #include "common/failpoint.h"
 #include "common/peer.h"
+#include "coordinator/alert.h"
 #include "coordinator/api/api.h"
 #include "coordinator/coordmsg.h"
 #include "coordinator/host.h"
@@ -80,7 +81,8 @@ struct agents {
     unsigned link_count, linked;
     uint64_t next_link_id;
     struct link *by_number[LS_PARTICIPANT_NUMBER_MAX + 1];
-    Lockstep__Route *routes[LS_PARTICIPANT_NUMBER_MAX + 1]; /* what each participant has last said it wants, in this life */
+    Lockstep__Route
+        *routes[LS_PARTICIPANT_NUMBER_MAX + 1]; /* what each participant has last said it wants, in this life */
     struct scratch scratch;
     /* verdict of the inquiry item being asked */
     bool verdict_there;
@@ -1079,6 +1081,19 @@ static void on_route(struct link *link, const Lockstep__Route *route) {
     }
 }
 
+/* It has dead letters of choreography that nobody was told of. */
+static void on_letters(struct link *link, const Lockstep__Tell *tell) {
+    const char *reason = tell->reason != NULL ? tell->reason : "";
+    char text[LS_PARTICIPANT_MAX + 96];
+    (void)snprintf(text, sizeof text, "events at %s are dead letters, see `lockstep dlq list`",
+                   link->participant->name);
+    struct alert alert = {.cause = ALERT_DEAD_EVENT, .text = text, .reason = reason};
+    if (alerts_raise(link->agents->host->alerts, &alert)) {
+        diag(DIAG_ERROR, "events are dead letters: see `lockstep dlq list`", "participant", link->participant->name,
+             "reason", reason, NULL);
+    }
+}
+
 static void send_routes(struct link *link) {
     struct agents *agents = link->agents;
     for (uint32_t number = 1; number <= registry_highest(agents->host->registry) && knows_events(link); number++) {
@@ -1159,6 +1174,10 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
         on_route(link, frame->route);
         return;
     case LOCKSTEP__FRAME__BODY_TELL:
+        if (frame->tell->token == 0) {
+            on_letters(link, frame->tell);
+            return;
+        }
         api_on_told(link->agents->host->api, link->participant->number, frame->tell);
         return;
     case LOCKSTEP__FRAME__BODY_PING:

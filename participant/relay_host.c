@@ -96,6 +96,7 @@ struct relayhost {
     struct watermark *watermarks;
     uint32_t looks;
     bool pruning, prune_more, stating, late_busy;
+    uint64_t letters_told; /* how many dead letters the coordinator knows of */
     struct relayhost_stats stats;
 };
 
@@ -303,10 +304,12 @@ static void park_done(void *context, enum relay_parked result) {
     struct relayhost *relay = job->relay;
     struct relay_event event = {.kind = REV_DB_PARK, .op = job->op};
     event.park.result = result;
-    if (result == RELAY_DEAD)
+    if (result == RELAY_DEAD) {
+        relay->letters_told = 0; /* another may have gone meanwhile */
         diag(DIAG_ERROR, "needs a human", "what", "an event is a dead letter", "handler", job->handler, "source",
              job->source, "position", diag_u64((uint64_t)job->what.position), "key", job->what.key, "saga",
              job->what.saga, NULL);
+    }
     job_free(job);
     step(relay, &event);
 }
@@ -663,6 +666,7 @@ void relayhost_announce(struct relayhost *relay) {
     Lockstep__Route route;
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     char **list;
+    relay->letters_told = 0;  /* a new life of the coordinator knows of none */
     if (!relay->told) return; /* as soon as it is */
     own_route(relay, &route, &list);
     frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
@@ -762,6 +766,20 @@ static void later_done(void *context, enum pg_query_result result, const struct 
     complain("events of later cannot be written", result, item);
 }
 
+static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason);
+
+/* The coordinator has the webhook. Said when there are more than it knows of. */
+static void tell_letters(struct relayhost *relay) {
+    uint64_t letters = relay->stats.dead + relay->stats.unwanted;
+    char reason[96];
+    if (letters > relay->letters_told) {
+        (void)snprintf(reason, sizeof(reason), "%" PRIu64 " that a handler has refused, %" PRIu64 " that nobody wants",
+                       relay->stats.dead, relay->stats.unwanted);
+        tell(relay, 0, NULL, NULL, reason);
+    }
+    relay->letters_told = letters;
+}
+
 static void state_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->stating = false;
@@ -772,6 +790,7 @@ static void state_done(void *context, enum pg_query_result result, const struct 
     relay->stats.waiting = (uint64_t)number_at(item, 0, 3);
     relay->stats.dead = (uint64_t)number_at(item, 0, 4);
     relay->stats.unwanted = (uint64_t)number_at(item, 0, 5);
+    tell_letters(relay);
 }
 
 static void pruned(void *context, enum pg_query_result result, const struct conn_item *item) {
