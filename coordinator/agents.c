@@ -81,7 +81,8 @@ struct agents {
     unsigned link_count, linked;
     uint64_t next_link_id;
     struct link *by_number[LS_PARTICIPANT_NUMBER_MAX + 1];
-    Lockstep__Route *routes[LS_PARTICIPANT_NUMBER_MAX + 1]; /* what each participant has last said it wants, in this life */
+    Lockstep__Route
+        *routes[LS_PARTICIPANT_NUMBER_MAX + 1]; /* what each participant has last said it wants, in this life */
     struct scratch scratch;
     /* verdict of the inquiry item being asked */
     bool verdict_there;
@@ -1080,6 +1081,19 @@ static void on_route(struct link *link, const Lockstep__Route *route) {
     }
 }
 
+/* It has dead letters of choreography that nobody was told of. */
+static void on_letters(struct link *link, const Lockstep__Tell *tell) {
+    const char *reason = tell->reason != NULL ? tell->reason : "";
+    char text[LS_PARTICIPANT_MAX + 96];
+    (void)snprintf(text, sizeof text, "events at %s are dead letters, see `lockstep dlq list`",
+                   link->participant->name);
+    struct alert alert = {.cause = ALERT_DEAD_EVENT, .text = text, .reason = reason};
+    if (alerts_raise(link->agents->host->alerts, &alert)) {
+        diag(DIAG_ERROR, "events are dead letters: see `lockstep dlq list`", "participant", link->participant->name,
+             "reason", reason, NULL);
+    }
+}
+
 static void send_routes(struct link *link) {
     struct agents *agents = link->agents;
     for (uint32_t number = 1; number <= registry_highest(agents->host->registry) && knows_events(link); number++) {
@@ -1098,15 +1112,6 @@ bool agents_ask(struct agents *agents, uint32_t participant, Lockstep__Ask *ask)
     frame.body_case = LOCKSTEP__FRAME__BODY_ASK;
     frame.ask = ask;
     return send_frame(link, &frame) == LS_OK;
-}
-
-/* Told without being asked: choreography has a dead letter, and calls a human as a saga of ours does. */
-static void on_alarm(struct link *link, const Lockstep__Tell *tell) {
-    struct alert alert = {.cause = ALERT_DEAD_LETTER, .text = "an event is a dead letter, see `lockstep dlq list`"};
-    alert.reason = tell->reason;
-    alert.sqlstate = tell->sqlstate;
-    diag(DIAG_ERROR, alert.text, "participant", link_name(link), "reason", tell->reason != NULL ? tell->reason : "", NULL);
-    (void)alerts_raise(link->agents->host->alerts, &alert);
 }
 
 /* --------------------------------------------------------------- frames */
@@ -1169,10 +1174,11 @@ static void on_frame_up(struct link *link, const Lockstep__Frame *frame) {
         on_route(link, frame->route);
         return;
     case LOCKSTEP__FRAME__BODY_TELL:
-        if (frame->tell->token == 0)
-            on_alarm(link, frame->tell);
-        else
-            api_on_told(link->agents->host->api, link->participant->number, frame->tell);
+        if (frame->tell->token == 0) {
+            on_letters(link, frame->tell);
+            return;
+        }
+        api_on_told(link->agents->host->api, link->participant->number, frame->tell);
         return;
     case LOCKSTEP__FRAME__BODY_PING:
     case LOCKSTEP__FRAME__BODY_PONG:

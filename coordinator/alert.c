@@ -52,7 +52,8 @@ struct alerts {
 };
 
 const char *alert_cause_name(enum alert_cause cause) {
-    static const char *const names[ALERT_CAUSE_COUNT] = {"dead_letter", "saga_deadline", "hazard", "in_doubt"};
+    static const char *const names[ALERT_CAUSE_COUNT] = {"dead_letter", "saga_deadline", "hazard", "dead_event",
+                                                         "in_doubt"};
     assert(cause < ALERT_CAUSE_COUNT);
     return names[cause];
 }

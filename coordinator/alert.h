@@ -26,6 +26,7 @@ enum alert_cause {
     ALERT_DEAD_LETTER,   /* a saga is stuck */
     ALERT_SAGA_DEADLINE, /* one is late, and goes on since it has passed its point of no return */
     ALERT_HAZARD,        /* an outside hand, or lost WAL */
+    ALERT_DEAD_EVENT,    /* a participant has dead letters of choreography */
     ALERT_IN_DOUBT,      /* decided and not applied everywhere, or not to be settled, for too long */
     ALERT_CAUSE_COUNT
 };

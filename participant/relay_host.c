@@ -25,7 +25,6 @@
 #include "common/failpoint.h"
 #include "common/hash.h"
 #include "common/memory.h"
-#include "common/text.h"
 #include "participant/host.h"
 #include "participant/link.h"
 #include "participant/page.h"
@@ -39,7 +38,6 @@
 #define PRUNE_LOOKED_MAX 5000 /* own events looked at in one statement */
 #define REST_LOOKS 5u         /* between two attempts to be the one that relays */
 #define LATER_BATCH "100"
-#define ALARM 0 /* the token of what nobody has asked: the coordinator calls a human */
 #define TELL_MAX (LS_FRAME_MAX - 1024u)
 #define TELL_ROWS_MAX 1000u
 
@@ -70,7 +68,6 @@ struct job {
     uint64_t op;
     bool park;
     char *handler, *role, *source;
-    char sqlstate[LS_SQLSTATE_LEN + 1], reason[128]; /* of a parking: for whoever is called */
     struct pg_delivery what;
     struct job *next;
 };
@@ -110,15 +107,15 @@ struct relayhost {
     struct own *own, **own_last;
     struct watermark *watermarks;
     uint32_t looks;
-    bool pruning, prune_more, stating, late_busy, stated;
+    bool pruning, prune_more, stating, late_busy;
     int64_t prune_after;
+    uint64_t letters_told; /* how many dead letters the coordinator knows of */
     struct relayhost_stats stats;
 };
 
 static void step(struct relayhost *relay, struct relay_event *event);
 static void turn(struct relayhost *relay);
 static void take_relay(struct relayhost *relay);
-static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason);
 static void look_at_subscriptions(struct relayhost *relay);
 
 static void ask_db(struct relayhost *relay, const char *sql, int count, const char *const *values, bool exclusive,
@@ -351,14 +348,10 @@ static void park_done(void *context, enum relay_parked result) {
     struct relay_event event = {.kind = REV_DB_PARK, .op = job->op};
     event.park.result = result;
     if (result == RELAY_DEAD) {
-        char letter[512];
-        snprintf(letter, sizeof(letter), "%s/%s/%" PRId64 "/%s, %s of %s in saga %s: %s", relay->host->conf.name,
-                 job->source, job->what.position, job->handler, job->what.type, job->what.key, job->what.saga,
-                 job->reason);
+        relay->letters_told = 0; /* another may have gone meanwhile */
         diag(DIAG_ERROR, "needs a human", "what", "an event is a dead letter", "handler", job->handler, "source",
              job->source, "position", diag_u64((uint64_t)job->what.position), "key", job->what.key, "saga",
              job->what.saga, NULL);
-        tell(relay, ALARM, NULL, job->sqlstate, letter);
     }
     job_free(job);
     step(relay, &event);
@@ -366,8 +359,6 @@ static void park_done(void *context, enum relay_parked result) {
 
 static void start_parking(struct relayhost *relay, const struct relay_effect *effect) {
     struct job *job = job_new(relay, effect);
-    snprintf(job->sqlstate, sizeof(job->sqlstate), "%s", effect->sqlstate);
-    text_copy_line(job->reason, sizeof(job->reason), effect->reason);
     pg_park(relay->host->pg, &job->what, effect->sqlstate, effect->reason, effect->attempts_max, effect->wait_ms,
             park_done, job);
 }
@@ -724,6 +715,7 @@ void relayhost_announce(struct relayhost *relay) {
     Lockstep__Route route;
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     char **list;
+    relay->letters_told = 0;  /* a new life of the coordinator knows of none */
     if (!relay->told) return; /* as soon as it is */
     own_route(relay, &route, &list);
     frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
@@ -838,13 +830,18 @@ static void write_later(struct relayhost *relay) {
     ask_db(relay, SQL_RELAY_LATER, 1, (const char *[]){LATER_BATCH}, true, later_done, relay);
 }
 
-/* Of a handler's dead letter it is said when it becomes one. */
-static void tell_unwanted(struct relayhost *relay, uint64_t now) {
-    char text[128];
-    if (now <= (relay->stated ? relay->stats.unwanted : 0)) return;
-    snprintf(text, sizeof(text), "%s has %" PRIu64 " events that nobody subscribes to", relay->host->conf.name, now);
-    diag(DIAG_ERROR, "needs a human", "what", text, NULL);
-    tell(relay, ALARM, NULL, NULL, text);
+static void tell(struct relayhost *relay, uint64_t token, const char *json, const char *sqlstate, const char *reason);
+
+/* The coordinator has the webhook. Said when there are more than it knows of. */
+static void tell_letters(struct relayhost *relay) {
+    uint64_t letters = relay->stats.dead + relay->stats.unwanted;
+    char reason[96];
+    if (letters > relay->letters_told) {
+        (void)snprintf(reason, sizeof(reason), "%" PRIu64 " that a handler has refused, %" PRIu64 " that nobody wants",
+                       relay->stats.dead, relay->stats.unwanted);
+        tell(relay, 0, NULL, NULL, reason);
+    }
+    relay->letters_told = letters;
 }
 
 static void state_done(void *context, enum pg_query_result result, const struct conn_item *item) {
@@ -856,9 +853,8 @@ static void state_done(void *context, enum pg_query_result result, const struct 
     relay->stats.behind_ms = (uint64_t)number_at(item, 0, 2);
     relay->stats.waiting = (uint64_t)number_at(item, 0, 3);
     relay->stats.dead = (uint64_t)number_at(item, 0, 4);
-    tell_unwanted(relay, (uint64_t)number_at(item, 0, 5));
     relay->stats.unwanted = (uint64_t)number_at(item, 0, 5);
-    relay->stated = true;
+    tell_letters(relay);
 }
 
 static void pruned(void *context, enum pg_query_result result, const struct conn_item *item) {

@@ -91,7 +91,7 @@ def world():
     made = System({"orders": 0, "balance": 1}, link_proxies=("orders",), coordinator={
         "limits": {"deadline": "5s", "lock_timeout": "2s", "apply_wait": "100ms"},
         "alerts": {"webhook": f"http://127.0.0.1:{receiver.port}/hook?token=x", "secret_file": secret, "window": f"{int(WINDOW_S * 1000)}ms",
-                   "in_doubt": "500ms", "timeout": "300ms"}})
+                   "in_doubt": "500ms", "timeout": "300ms"}}, agents={"relay": {"attempts": 2}})
     for database in made.db.values():
         database.execute(JOURNAL)
     made.receiver = receiver
@@ -185,6 +185,30 @@ def test_told_again_after_a_start(calm):
     before = len(calm.receiver.letters)
     calm.heal()
     wait_until(lambda: [body for good, body in calm.receiver.letters[before:] if good and "dead letters wait" in body["text"]], 30, "it is told")
+
+
+def test_a_dead_event(calm):
+    """Choreography: the coordinator is not in its path, but hears of its dead letters from the agent, in each of its lives; each one more is said."""
+    raised = lambda: calm.admin.metrics().value("lockstepd_alerts_total", cause="dead_event")  # noqa: E731
+    calm.db["balance"].execute("create function refuse(e jsonb) returns void language plpgsql as $$ begin raise exception 'never'; end $$")
+    with calm.db["balance"].connect(user="checkout") as session:
+        session.execute("select lockstep.emit('nobody.wants', 'k', '{}')")
+    letter = calm.receiver.wait("dead_event")
+    assert letter["text"].startswith("lockstep shop: events at balance are dead letters, see `lockstep dlq list`"), letter
+    assert letter["reason"] == "0 that a handler has refused, 1 that nobody wants" and "gtid" not in letter, letter
+    calm.coordinator.kill()
+    calm.receiver.letters.clear()
+    calm.heal()
+    assert "1 that nobody wants" in calm.receiver.wait("dead_event")["reason"]
+    before = raised()
+    with calm.db["balance"].connect(user="checkout") as session:
+        session.execute("select lockstep.on('refused', 'public.refuse')")
+        wait_until(lambda: calm.db["balance"].value("select count(*) from lockstep.route where type = 'refused'") == 1, 20, "it knows what it wants")
+        session.execute("select lockstep.emit('refused', 'k', '{}')")
+    wait_until(lambda: raised() > before and calm.admin.request("GET", "/v1/dlq/events").body["dead_letters"][-1]["type"] == "refused", 30, "it is told")
+    for entry in calm.admin.request("GET", "/v1/dlq/events").body["dead_letters"]:
+        assert calm.admin.request("POST", "/v1/dlq/events/skip", {"id": entry["id"]}).status == 200
+    wait_until(lambda: calm.admin.request("GET", "/v1/dlq/events").body["dead_letters"] == [], 20, "none is left")
 
 
 def test_a_late_saga(calm):

@@ -14,12 +14,11 @@ import time
 import pytest
 
 from harness.api import Metrics, UnixConnection
-from harness.base import folder, wait_until
+from harness.base import wait_until
 from harness.programs import Agent, command, free_port
 from harness.proxy import wire
 from harness.system import fresh
-from test_alert import SECRET, Receiver
-from test_choreography import Flow, notes, routes, torn
+from test_choreography import Flow, notes, routes
 from test_standby import wait_for_nobody, waiting
 
 HANDLERS = """
@@ -35,16 +34,9 @@ end $$;
 
 @pytest.fixture(scope="module")
 def system():
-    secret = os.path.join(folder.make("secret"), "secret")
-    with open(os.open(secret, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-        file.write(SECRET + b"\n")
-    receiver = Receiver(free_port())
-    made = Flow(agents={"relay": {"attempts": 3, "handler_timeout": "1s"}},
-                coordinator={"alerts": {"webhook": f"http://127.0.0.1:{receiver.port}/hook", "secret_file": secret, "window": "300ms"}})
-    made.receiver = receiver
+    made = Flow(agents={"relay": {"attempts": 3, "handler_timeout": "1s"}})
     made.db["stock"].execute(HANDLERS)
     yield made
-    receiver.stop()
     made.close()
 
 
@@ -132,20 +124,6 @@ def test_a_handler_that_catches_its_cancellation(flow):
         flow.db["stock"].execute("delete from fail where key = %s", key)
     wait_until(lambda: flow.db["stock"].query("select state from lockstep.inbox where key = %s", key) == [("done",)], 60, "it is handled when it lets itself be")
     unsubscribe(flow, kind, "public.stubborn")
-
-
-def test_a_dead_letter_calls_a_human(flow):
-    """3.5: as one of an orchestrated saga, over the coordinator's link."""
-    key, letter = torn(flow, 1)
-    told = wait_until(lambda: [body for good, body in flow.receiver.letters if good and key in body["text"]], 20, lambda: f"{key} is told: {flow.receiver.letters}")[0]
-    assert told["cause"] == "dead_letter" and told["sqlstate"] == "P0001" and "stock/orders/" in told["reason"], told
-    flow.db["stock"].execute("delete from fail where key = %s", key)
-    assert command("dlq", "retry", letter["id"], coordinator=flow.coordinator).returncode == 0
-    wait_until(lambda: notes(flow, key) == ["1"], 20, "mended")
-    before = len(flow.receiver.letters)
-    flow.emit("orders", word("nobody"), key)
-    wait_until(lambda: any("nobody subscribes" in body["text"] for _, body in flow.receiver.letters[before:]), 20,
-               lambda: f"an event that nobody wants: {flow.receiver.letters[before:]}")
 
 
 # ---------------------------------------------------------------- two agents, lost WAL

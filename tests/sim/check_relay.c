@@ -167,7 +167,8 @@ static void inbox_changed(struct world *world, uint32_t db, const struct change 
     book->seen[db][c->at.handler] = true;
     if (c->inbox.state == INBOX_DEAD) flow->dead = true;
     if (c->inbox.state == INBOX_SKIPPED) {
-        flow->dead = flow->skipped = true;
+        flow->dead = true;
+        flow->skipped = flow->skipped || !c->is;
         *handled = HANDLED_SKIPPED;
     }
     if (book->excused) {

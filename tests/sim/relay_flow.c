@@ -27,7 +27,8 @@ struct relay_flow {
     uint64_t deadline_ms, open_us, since_us;
 };
 
-static const char *const kind_names[FLOW_KINDS] = {"go", "cancel", "undo", "done", "overdue", "ended", "note"};
+static const char *const kind_names[FLOW_KINDS] = {"go",      "cancel", "undo",  "done",
+                                                   "overdue", "failed", "ended", "note"};
 static char type_names[RELAY_TYPES][16];
 
 uint32_t relay_kind_of(uint8_t type) {
@@ -64,6 +65,10 @@ uint32_t flow_steps(const struct world *world, uint16_t flow) {
 
 uint32_t flow_place(const struct world *world, uint16_t flow, uint32_t step) {
     return world->relay->flows[flow].place[step];
+}
+
+uint8_t flow_failed_type(const struct world *world, const struct relay_what *what) {
+    return RELAY_TYPE(FLOW_FAILED, flow_place(world, what->flow, what->step - 1u));
 }
 
 void flow_mend(struct world *world, const struct relay_what *what) {
@@ -112,6 +117,7 @@ static struct move move_for(const struct relay_flow *flow, enum flow_kind kind, 
         if (was != FLOW_DOING) return nothing;
         return last ? undo_one(step, FLOW_UNDONE) : (struct move){false, true, was, FLOW_CANCEL, step + 1};
     case FLOW_UNDO:
+    case FLOW_FAILED:
         return was == FLOW_DOING || was == FLOW_CANCELLING ? undo_one(step, FLOW_UNDONE) : nothing;
     case FLOW_DONE:
         return was == FLOW_DOING ? (struct move){true, true, FLOW_COMPLETED, FLOW_ENDED, 0} : nothing;
@@ -198,13 +204,14 @@ static bool act(struct world *world, uint32_t number) {
         const struct inbox_at at = db->open[i];
         const struct relay_inbox *row = db_inbox(db, at.source, at.handler, at.position);
         if (row->state != INBOX_DEAD || (!world->healed && rng_below(&world->rng, 2) == 0)) continue;
-        bool retry = rng_below(&world->rng, 3) != 0;
-        if (retry && (world->healed || rng_below(&world->rng, 2) == 0)) flow_mend(world, &row->what);
-        world_trace(world, "world", "operator", "%s p%u/p%u/%lld", retry ? "retries" : "skips", number + 1,
-                    at.source + 1, (long long)at.position);
+        static const char *const words[] = {"retries", "skips", "compensates"};
+        enum letter_act what = rng_below(&world->rng, 2) == 0 ? LETTER_RETRY : LETTER_SKIP;
+        if (relay_kind_of(row->what.type) == FLOW_GO && rng_below(&world->rng, 2) == 0) what = LETTER_COMPENSATE;
+        if (what == LETTER_RETRY && (world->healed || rng_below(&world->rng, 2) == 0)) flow_mend(world, &row->what);
+        world_trace(world, "world", "operator", "%s p%u/p%u/%lld", words[what], number + 1, at.source + 1,
+                    (long long)at.position);
         sim_coverage.events_operated++;
-        (void)sql_inbox_act(world, number, &at, retry);
-        return true;
+        return sql_inbox_act(world, number, &at, what);
     }
     for (uint32_t id = 1; id <= db->event_count; id++) {
         if (!db->events[id - 1].letter || (!world->healed && rng_below(&world->rng, 8) != 0)) continue;
@@ -241,7 +248,7 @@ static void draw_handlers(struct world *world, uint32_t p) {
     uint32_t *wants = world->relay->wants[p], back = rng_below(&world->rng, 3) == 0 ? HANDLER_BACK : HANDLER_MAIN;
     bool audits = rng_below(&world->rng, 4) == 0;
     wants[HANDLER_MAIN] = UINT32_C(1) << RELAY_TYPE(FLOW_GO, p) | UINT32_C(1) << RELAY_TYPE(FLOW_DONE, p);
-    for (enum flow_kind kind = FLOW_CANCEL; kind <= FLOW_OVERDUE; kind++)
+    for (enum flow_kind kind = FLOW_CANCEL; kind <= FLOW_FAILED; kind++)
         wants[kind == FLOW_DONE ? HANDLER_MAIN : back] |= UINT32_C(1) << RELAY_TYPE(kind, p);
     /* a terminal type, since a late subscriber does not get what somebody else was given before */
     for (uint32_t q = 0; q < world->options.participants && audits; q++)

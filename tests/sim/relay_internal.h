@@ -15,7 +15,18 @@
 #define RELAY_NO_ROW UINT32_MAX
 
 /* What an event says to the participant that its type names. */
-enum flow_kind { FLOW_GO, FLOW_CANCEL, FLOW_UNDO, FLOW_DONE, FLOW_OVERDUE, FLOW_ENDED, FLOW_NOTE, FLOW_KINDS };
+/* FAILED: a human has said that its GO will not happen; to the place before it. */
+enum flow_kind {
+    FLOW_GO,
+    FLOW_CANCEL,
+    FLOW_UNDO,
+    FLOW_DONE,
+    FLOW_OVERDUE,
+    FLOW_FAILED,
+    FLOW_ENDED,
+    FLOW_NOTE,
+    FLOW_KINDS
+};
 #define RELAY_TYPES (FLOW_KINDS * SIM_PARTICIPANTS_MAX)
 _Static_assert(RELAY_TYPES <= 32, "types are bits");
 #define RELAY_TYPE(kind, participant) ((uint8_t)((kind)*SIM_PARTICIPANTS_MAX + (participant)))
@@ -69,7 +80,7 @@ enum change_kind {
     CHANGE_STREAM,   /* key: version */
     CHANGE_APP,      /* flow, step: state */
     CHANGE_LATER,    /* id: late */
-    CHANGE_INBOX,    /* at: inbox */
+    CHANGE_INBOX,    /* at: inbox; is: skipped, and those before it hear so */
     CHANGE_POSITION, /* event id: position */
     CHANGE_LAST,     /* position given out */
     CHANGE_LETTER,   /* event id */
@@ -240,8 +251,9 @@ void sql_due(struct world *world, uint32_t db, struct relay_request *request);
 enum sql_taken { TAKEN_RUN, TAKEN_DUPLICATE, TAKEN_QUEUED };
 enum sql_taken sql_take(struct world *world, struct relay_tx *tx);
 enum relay_parked sql_park(struct world *world, uint32_t db, const struct relay_request *request);
-/* A human's word about the row; false: it is no dead letter. */
-bool sql_inbox_act(struct world *world, uint32_t db, const struct inbox_at *at, bool retry);
+/* A human's word about the row; false: it is no dead letter, or its key is locked. */
+enum letter_act { LETTER_RETRY, LETTER_SKIP, LETTER_COMPENSATE };
+bool sql_inbox_act(struct world *world, uint32_t db, const struct inbox_at *at, enum letter_act act);
 bool sql_letter_act(struct world *world, uint32_t db, uint32_t event, bool retry);
 void sql_route_store(struct world *world, uint32_t db, uint32_t participant, uint32_t types);
 void sql_later(struct world *world, uint32_t db);
@@ -267,6 +279,8 @@ enum handler_ran flow_handle(struct world *world, struct relay_tx *tx);
 uint8_t flow_key(const struct world *world, uint16_t flow);
 uint32_t flow_steps(const struct world *world, uint16_t flow);
 uint32_t flow_place(const struct world *world, uint16_t flow, uint32_t step);
+/* Who subscribes to TYPE.failed of this GO. */
+uint8_t flow_failed_type(const struct world *world, const struct relay_what *what);
 void flow_mend(struct world *world, const struct relay_what *what);
 uint32_t relay_kind_of(uint8_t type);
 uint32_t relay_named_by(uint8_t type);

@@ -155,6 +155,9 @@ bool sql_letter_act(struct world *world, uint32_t number, uint32_t event, bool r
 
 /* ----------------------------------------------------------- the receiver's */
 
+static void write_event(struct world *world, uint32_t number, struct relay_what what, struct change *ret_event,
+                        struct change *ret_stream);
+
 static bool has_open(const struct relay_db *db, const struct inbox_at *at, const struct relay_what *what,
                      bool any_version) {
     for (uint32_t i = 0; i < db->open_count; i++) {
@@ -245,15 +248,27 @@ void sql_due(struct world *world, uint32_t number, struct relay_request *request
 }
 
 /* inbox_act() */
-bool sql_inbox_act(struct world *world, uint32_t number, const struct inbox_at *at, bool retry) {
-    const struct relay_inbox *was = db_inbox(&world->relay->dbs[number], at->source, at->handler, at->position);
+bool sql_inbox_act(struct world *world, uint32_t number, const struct inbox_at *at, enum letter_act act) {
+    struct relay_db *db = &world->relay->dbs[number];
+    const struct relay_inbox *was = db_inbox(db, at->source, at->handler, at->position);
     if (was == NULL || was->state != INBOX_DEAD) return false;
+    if (act == LETTER_COMPENSATE && db_key_is_locked(db, was->what.key, NULL)) return false;
     struct relay_inbox row = *was;
-    row.state = retry ? INBOX_WAITING : INBOX_SKIPPED;
+    row.state = act == LETTER_RETRY ? INBOX_WAITING : INBOX_SKIPPED;
     row.attempts = 0;
     row.retry_us = row.at_us = world->now_us;
     batch.count = 0;
-    add((struct change){.kind = CHANGE_INBOX, .at = *at, .inbox = row});
+    add((struct change){.kind = CHANGE_INBOX, .at = *at, .inbox = row, .is = act == LETTER_COMPENSATE});
+    if (act == LETTER_COMPENSATE) { /* event_failed() */
+        struct relay_what what = was->what;
+        struct change event, stream;
+        what.type = flow_failed_type(world, &what);
+        what.step--;
+        what.version = db->stream[what.key];
+        write_event(world, number, what, &event, &stream);
+        add(stream);
+        add(event);
+    }
     commit(world, number);
     return true;
 }

@@ -128,6 +128,10 @@ static void choreographed(struct sim_options *options, struct rng *r) {
     options->lossy_pm = rng_below(r, 2) == 0 ? options->lossy_pm : 0;
     options->session_drop_pm = rng_between(r, 0, 60);
     options->pause_ms = rng_below(r, 4) == 0 ? rng_between(r, 1000, 8000) : 0;
+    if (rng_below(r, 3) == 0) { /* two agents that take it from each other, and new subscriptions */
+        options->twin_ms = rng_between(r, 200, 2000);
+        options->relay_late_ms = rng_between(r, 500, 6000);
+    }
     options->restart_ms = rng_between(r, 5, 500);
     options->operate_ms = rng_between(r, 50, 2000);
 }
