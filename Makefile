@@ -187,6 +187,15 @@ crash: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/matrix.py --rounds $(ROUNDS) --seed $(SEED) $(if $(POINT),--point $(POINT)) $(STATE:%=--state %) $(ARGS)
 recovery: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/recovery.py --rounds $(ROUNDS) $(ARGS)
+# Half load and kills for half an hour: memory and CPU stay flat. SOAK=60: the short form. Cost per transaction from 1,000 to 1,000,000 of them, 1 to 256 clients: QUICK=1
+soak: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/soak.py --seconds $(or $(SOAK),1800) --seed $(SEED)
+flat: all
+	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/flat.py $(if $(QUICK),--quick) $(ARGS)
+# Every comparison and the laboratory on one page, in BUILD/report: QUICK=1, KEEP=docs/report (a copy), ARGS="--only transfer"
+.PHONY: soak flat report
+report: all
+	@/usr/bin/python3 scripts/lib/report.py --build $(B) $(if $(QUICK),--quick) $(KEEP:%=--keep %) $(ARGS)
 clean:
 	rm -rf $(B) $(B)-asan $(B)-tsan $(B)-coverage $(B)-fuzz
 

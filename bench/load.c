@@ -70,7 +70,7 @@ static bool counts(const struct load *load, uint64_t at_us) {
 
 void load_committed(struct load *load, uint64_t since_us, uint64_t known_us, uint64_t visible_us) {
     (void)pthread_mutex_lock(&load->mutex);
-    load->all_committed++;
+    atomic_fetch_add_explicit(&load->all_committed, 1, memory_order_relaxed);
     if (counts(load, known_us)) load->committed++;
     /* In the open loop a latency belongs to the time its transaction was due: the slow ones end late. */
     if (counts(load, load->options->rate > 0 ? since_us : known_us)) {
@@ -83,7 +83,7 @@ void load_committed(struct load *load, uint64_t since_us, uint64_t known_us, uin
 
 void load_visible(struct load *load, uint64_t since_us, uint64_t visible_us) {
     (void)pthread_mutex_lock(&load->mutex);
-    load->all_committed++;
+    atomic_fetch_add_explicit(&load->all_committed, 1, memory_order_relaxed);
     if (counts(load, visible_us)) {
         load->committed++;
         bench_samples_add(&load->visible, visible_us - since_us);

@@ -52,7 +52,6 @@ struct load {
     /* Changed by all threads of a run. */
     pthread_mutex_t mutex;
     uint64_t committed, aborted;    /* inside begin .. end */
-    uint64_t all_committed;         /* from the first to the last */
     uint64_t half;                  /* some of its parts committed and others not, for ever */
     uint64_t unserved;              /* open loop: nobody was free for them until we gave up */
     struct bench_samples latencies; /* until the client knows the outcome */
@@ -63,10 +62,11 @@ struct load {
     double schedule_us;
     struct bench_random random;
 
-    atomic_uint_fast64_t done;   /* for the progress line */
-    atomic_uint_fast64_t trips;  /* round trips to databases that we made ourselves */
-    struct decision_file *log;   /* of the yardsticks, else NULL */
-    atomic_bool broken, started; /* started: begin_us and so on are set */
+    atomic_uint_fast64_t all_committed; /* from the first to the last */
+    atomic_uint_fast64_t done;          /* for the progress line */
+    atomic_uint_fast64_t trips;         /* round trips to databases that we made ourselves */
+    struct decision_file *log;          /* of the yardsticks, else NULL */
+    atomic_bool broken, started;        /* started: begin_us and so on are set */
 };
 
 /* Set by SIGINT and SIGTERM: what is under way is ended, nothing new begins. */

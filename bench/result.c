@@ -52,16 +52,16 @@ static double mean_ms(double seconds, double count) {
     return count > 0 ? seconds / count * 1000 : 0;
 }
 
-static void add_sampled(struct cell *cell, const struct load *load, const struct sampler_options *processes,
+static void add_sampled(struct cell *cell, const struct sampler_options *processes,
                         const struct sampler_result *sampled) {
     const uint32_t round = cell->rounds;
-    const double committed = load->committed > 0 ? (double)load->committed : 1;
+    const double committed = sampled->committed > 0 ? sampled->committed : 1;
     double all_us = cell->cpu_us[processes->process_count][round] = sampled->load_cpu_s * 1e6 / committed;
 
     for (uint32_t i = 0; i < processes->process_count; i++)
         all_us += cell->cpu_us[i][round] = sampled->cpu_s[i] * 1e6 / committed;
     const double values[MEASURES] = {
-        [LOCK_HOLD_MS] = sampled->locks / committed * load->options->seconds * 1000,
+        [LOCK_HOLD_MS] = sampled->locks / committed * sampled->seconds * 1000,
         [WAL_SYNCS] = sampled->wal_syncs / committed,
         [LOG_SYNCS] = sampled->log_syncs / committed,
         [MESSAGES] = sampled->messages / committed,
@@ -77,6 +77,7 @@ static void add_sampled(struct cell *cell, const struct load *load, const struct
     };
     for (uint32_t m = LOCK_HOLD_MS; m < MEASURES; m++) cell->values[m][round] = values[m];
     cell->measured = true;
+    cell->measured_committed += (uint64_t)sampled->committed;
 }
 
 void result_add(struct cell *cell, struct load *load, const struct sampler_options *processes,
@@ -93,7 +94,7 @@ void result_add(struct cell *cell, struct load *load, const struct sampler_optio
         cell->values[percentiles[i].measure][cell->rounds] =
             bench_samples_percentile(percentiles[i].visible ? &load->visible : &load->latencies, percentiles[i].part) /
             1000.0;
-    if (sampled != NULL) add_sampled(cell, load, processes, sampled);
+    if (sampled != NULL) add_sampled(cell, processes, sampled);
     cell->committed += load->committed;
     cell->aborted += load->aborted;
     cell->half += load->half;

@@ -48,6 +48,7 @@ struct cell {
     double values[MEASURES][ROUNDS_MAX];
     double cpu_us[SAMPLER_PROCESSES_MAX + 1][ROUNDS_MAX]; /* per committed transaction; the last is this program */
     bool measured;                                        /* the sampler was there */
+    uint64_t measured_committed;                          /* between the sampler's two moments, all rounds */
     uint64_t committed, aborted, half, unserved;
     struct reader_result seen;
     struct load_cause causes[LOAD_CAUSES_MAX];

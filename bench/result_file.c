@@ -147,6 +147,7 @@ static json_t *cell_object(const struct results *results, const struct cell *cel
     set(object, "hot_percent", count(cell->hot_percent));
     set(object, "participants", count(cell->participants));
     set(object, "committed", count(cell->committed));
+    set(object, "measured_committed", count(cell->measured_committed));
     set(object, "aborted", count(cell->aborted));
     set(object, "half", count(cell->half));
     set(object, "unserved", count(cell->unserved));

@@ -18,6 +18,7 @@
 
 /* Everything that only grows, at one moment. */
 struct moment {
+    double committed, at_us;
     double cpu_s[SAMPLER_PROCESSES_MAX], load_cpu_s;
     double wal_syncs, wal_bytes, commits, log_syncs, log_bytes, messages, trips;
     double phase_s[3], phase_count[3], saga_s, saga_count;
@@ -208,8 +209,9 @@ static void read_agents(const struct sampler_options *options, struct moment *mo
 static void take(const struct sampler *sampler, struct moment *moment) {
     const struct load *load = sampler->load;
 
-    *moment = (struct moment){0};
+    *moment = (struct moment){.at_us = (double)bench_now_us()};
     read_cpu(sampler->options, moment);
+    moment->committed = (double)atomic_load(&load->all_committed);
     moment->trips = (double)atomic_load(&load->trips);
     if (load->log != NULL) {
         moment->log_syncs = (double)decision_file_syncs(load->log);
@@ -292,7 +294,9 @@ bool sampler_stop(struct sampler *sampler, struct sampler_result *ret_result) {
     const struct moment *a = &sampler->first, *b = &sampler->last;
     bool complete = sampler->complete;
     if (complete) {
-        struct sampler_result result = {.load_cpu_s = b->load_cpu_s - a->load_cpu_s,
+        struct sampler_result result = {.committed = b->committed - a->committed,
+                                        .seconds = (b->at_us - a->at_us) / 1e6,
+                                        .load_cpu_s = b->load_cpu_s - a->load_cpu_s,
                                         .wal_syncs = b->wal_syncs - a->wal_syncs,
                                         .wal_bytes = b->wal_bytes - a->wal_bytes,
                                         .commits = b->commits - a->commits,

@@ -31,8 +31,10 @@ struct sampler_options {
     bool quiet;         /* no progress line */
 };
 
-/* Differences over what was counted. */
+/* Differences between two moments, near the begin and the end of what is counted; on a busy machine they come late, so
+ * they bring along how many were committed between them. */
 struct sampler_result {
+    double committed, seconds;
     double cpu_s[SAMPLER_PROCESSES_MAX], load_cpu_s; /* load: this program */
     double wal_syncs, wal_bytes, commits;            /* of all servers */
     double log_syncs, log_bytes;                     /* of the coordinator, or of the yardsticks' log */

@@ -11,8 +11,9 @@
 #include "coordinator/core/table.h"
 
 /* Decisions sent to one participant and not yet answered; the rest of a long list waits its turn, so that a participant
- * that comes back to 100,000 open decisions does not get them in one breath. */
-#define DECIDES_IN_FLIGHT_MAX 1024u
+ * that comes back to 100,000 open decisions does not get them in one breath. Many, since what an agent was told already
+ * when it lists what is prepared it need not ask about and list again. */
+#define DECIDES_IN_FLIGHT_MAX 8192u
 
 struct participant {
     uint32_t number;

@@ -231,18 +231,21 @@ enum proof_column {
 
 /* Own gids: $1 after, $2 limit, $3 and $4 the two forms' first bytes, $5 and $6 their ends. The first row is the server's. */
 enum scan_column { SCAN_GID, SCAN_XID, SCAN_OWNER, SCAN_AGE_MS, SCAN_SYSTEM_ID, SCAN_WALFILE, SCAN_LSN, SCAN_FLUSH_LSN, SCAN_XMAX, SCAN_OURS };
-/* The server's columns are read once and behind the list: pg_current_snapshot() costs the whole list of what is prepared, for each row. */
+/* The server's columns are read once and behind the list: pg_current_snapshot() costs the whole list of what is prepared, for each row. And
+ * pg_prepared_xact() is what the view pg_prepared_xacts reads: the view looks through all roles and databases for each of its rows. */
 #define SQL_SERVER_COLUMNS SQL_SERVER ", " SQL_XMAX
 #define SQL_SCAN                                                                                                              \
-    "with listed as materialized (select x.gid, x.transaction, x.owner, x.prepared from pg_catalog.pg_prepared_xacts x"       \
-    " where x.database operator(pg_catalog.=) pg_catalog.current_database() and x.gid collate \"C\" operator(pg_catalog.>) $1::pg_catalog.text" \
+    "with listed as materialized (select x.gid, x.transaction, x.ownerid, x.prepared from pg_catalog.pg_prepared_xact() x"    \
+    " where x.dbid operator(pg_catalog.=) (select d.oid from pg_catalog.pg_database d"                                        \
+    " where d.datname operator(pg_catalog.=) pg_catalog.current_database()) and x.gid collate \"C\" operator(pg_catalog.>) $1::pg_catalog.text" \
     " and ((pg_catalog.starts_with(x.gid, $3) and pg_catalog.right(x.gid, pg_catalog.length($5)) operator(pg_catalog.=) $5::pg_catalog.text)"    \
     " or (pg_catalog.starts_with(x.gid, $4) and pg_catalog.right(x.gid, pg_catalog.length($6)) operator(pg_catalog.=) $6::pg_catalog.text))"     \
     " order by x.gid collate \"C\" limit $2::pg_catalog.int4),"                                                               \
     " server as materialized (select " SQL_SERVER_COLUMNS " from (select pg_catalog.count(*) from listed) after)"             \
-    " select p.gid, p.transaction, p.owner,"                                                                                  \
+    " select p.gid, p.transaction, r.rolname,"                                                                                \
     " greatest(extract(epoch from (pg_catalog.clock_timestamp() operator(pg_catalog.-) p.prepared)) operator(pg_catalog.*) 1000, 0)::pg_catalog.int8,"  \
-    " server.*, coalesce(pg_catalog.pg_has_role(p.owner, 'usage'), false) from server left join listed p on true"             \
+    " server.*, coalesce(pg_catalog.pg_has_role(r.rolname, 'usage'), false) from server left join (listed p"                  \
+    " left join pg_catalog.pg_roles r on r.oid operator(pg_catalog.=) p.ownerid) on true"                                     \
     " order by p.gid collate \"C\""
 
 /* $1 participant, $2 app, $3 key */

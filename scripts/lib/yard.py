@@ -106,15 +106,16 @@ class guarded:
             raise
 
     def __exit__(self, *_):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         self.place.kill_all()
         self.place.remove()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def run(argv):
+def run(argv, **options):
     """Runs a load to its end; when we are told to end, it is told, too, and ends cleanly first."""
-    load = subprocess.Popen(argv)
+    load = subprocess.Popen(argv, **options)
     try:
         return load.wait()
     except Problem:

@@ -885,7 +885,7 @@ static void a_long_backlog_is_sent_in_portions(void **state) {
     (void)state;
     struct world *w = world_new(1, 10);
     (void)agent(w, EV_AGENT_DOWN, 1, 1);
-    for (uint64_t t = 1; t <= 3000; t++) {
+    for (uint64_t t = 1; t <= 20000; t++) {
         struct txn_branch_id id = {.participant = 1, .system_id = 101, .xid = t, .gid = "g", .owner = "app"};
         struct engine_event event = {.kind = EV_RECOVER_TXN, .now_us = w->now_us};
         event.recover_txn.epoch = 2;
@@ -895,8 +895,8 @@ static void a_long_backlog_is_sent_in_portions(void **state) {
         engine_step(w->engine, &event, &w->effects);
     }
     (void)join(w, 1, 9, 10);
-    assert_int_equal(w->effects.count, 1024);
-    for (uint64_t t = 1; t <= 3000; t++) {
+    assert_int_equal(w->effects.count, 8192);
+    for (uint64_t t = 1; t <= 20000; t++) {
         struct engine_event event = {.kind = EV_DONE, .now_us = w->now_us};
         event.done.participant = 1;
         event.done.link = 9;

@@ -1,0 +1,325 @@
+"""Hazard: a comparison that compares different things, counts what it did not measure, or leaves something behind when it is ended.
+
+Method: the yard of the benchmarks with handlers for the choreographed form; every subject of `lockstep-bench compare` does the same work for a second. What
+the JSON says is held against the tables and against what design 5 promises to pay. Then bad use.
+Seen if wrong: money gone, half a transaction, a cost that cannot be (no CPU, no message), latency in the open loop that does not know of those who waited.
+"""
+
+import csv
+import html.parser
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from harness.base import wait_until
+from harness.programs import BUILD, ROOT
+
+sys.path.insert(0, os.path.join(ROOT, "scripts", "lib"))
+
+from audit import Audit  # noqa: E402
+from place import Place  # noqa: E402
+from yard import ShopYard, Yard  # noqa: E402
+
+BENCH = os.path.join(BUILD, "lockstep-bench")
+CLIENTS = 4
+ALL = "none,bare,limit,2pc,2pc-decided,orchestrated,choreographed"
+SHORT = ("--rounds", "1", "--seconds", "1", "--rows", "500", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def yard():
+    place = Place("lockstep-yard")
+    try:
+        yard = Yard(place, BUILD, 3, events=True)
+        yard.start()
+        yield yard
+    finally:
+        place.kill_all()
+        place.remove()
+
+
+def compare(yard, *arguments, participants=("d1", "d2"), deadline=150):
+    return subprocess.run(yard.bench(*SHORT, *arguments, command="compare", participants=participants), text=True, capture_output=True, check=False, timeout=deadline)
+
+
+def results(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def cells(path):
+    return {cell["subject"]: cell for cell in results(path)["cells"]}
+
+
+def money(yard, participants=("d1", "d2")):
+    total = 0
+    for name in participants:
+        with yard.connect(name) as session:
+            total += int(session.execute("select sum(amount) from bench").fetchone()[0])
+    return total
+
+
+@pytest.fixture(scope="module")
+def everybody(yard, tmp_path_factory):
+    """One call with all subjects, looked at by several tests."""
+    folder = tmp_path_factory.mktemp("compare")
+    done = compare(yard, "--subjects", ALL, "--clients", str(CLIENTS), "--refused", "20", "--profile", "--watch", "20", "--json", str(folder / "r.json"), "--csv", str(folder / "r.csv"))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_every_subject(everybody):
+    folder, said = everybody
+    found = cells(folder / "r.json")
+    assert list(found) == ALL.split(",")
+    for name, cell in found.items():
+        median = cell["median"]
+        assert cell["committed"] > 0, name
+        assert 0 < median["p50_ms"] <= median["p95_ms"] <= median["p99_ms"] <= median["max_ms"], (name, median)
+        assert median["cpu_us"] > 0 and median["wal_bytes"] > 0, (name, median)
+        assert cell["reader"]["seen"] > 0, name
+        assert (cell["half"] > 0) == (name == "none"), (name, cell["half"])  # one in five is refused by the last database
+        if name != "none":
+            assert set(cell["aborted_because"]) <= {"refused", "55P03", "40P01"}, cell["aborted_because"]
+    assert "where the time goes" in said and "decision durable" in said
+
+
+def total(cell, name):
+    return cell["median"][name] * cell["measured_committed"]
+
+
+def within(cell, name, each):
+    """What was counted belongs to the committed ones, to those that were refused, and to those under way at begin or end."""
+    count = cell["measured_committed"]
+    return each * (count - CLIENTS) <= total(cell, name) <= each * (count + 2 * (cell["aborted"] + cell["half"]) + 3 * CLIENTS)
+
+
+def test_what_is_promised_is_what_is_counted(everybody):
+    """Design 5: at most one forced write of the coordinator for a commit, none for an abort; four messages and two round trips for each branch."""
+    found = cells(everybody[0] / "r.json")
+    for name in ("2pc", "2pc-decided"):
+        cell, median = found[name], found[name]["median"]
+        assert 0 < total(cell, "forced_writes_log") <= cell["measured_committed"] + 2 * CLIENTS, (name, cell)
+        assert within(cell, "messages", 8) and within(cell, "round_trips", 4), (name, cell)
+        assert 0 < median["prepare_ms"] and 0 < median["logging_ms"] and 0 < median["commit_ms"], (name, median)
+    assert within(found["bare"], "round_trips", 4) and within(found["none"], "round_trips", 2)
+    assert found["none"]["median"]["forced_writes_log"] == 0 and found["none"]["median"]["messages"] == 0
+    assert total(found["choreographed"], "forced_writes_log") <= 3, "no coordinator in the path of events: only its marks of idleness"
+
+
+def test_csv_and_json_agree(everybody):
+    folder, _ = everybody
+    with open(folder / "r.csv", encoding="utf-8", newline="") as file:
+        rows = {row["subject"]: row for row in csv.DictReader(file)}
+    for name, cell in cells(folder / "r.json").items():
+        assert int(rows[name]["committed"]) == cell["committed"]
+        assert float(rows[name]["p50_ms"]) == pytest.approx(cell["median"]["p50_ms"], rel=0.01)
+
+
+@pytest.mark.parametrize("arguments, participants", [
+    (("--workload", "n-way", "--participants", "2,3", "--subjects", "limit,2pc,choreographed", "--warm-up", "0"), ("d1", "d2", "d3")),
+    (("--workload", "transfer", "--hot", "100", "--in-order", "--subjects", "bare,limit,2pc", "--payload", "2000", "--think", "1", "--warm-up", "0"), ("d1", "d2")),
+])
+def test_nothing_is_lost(yard, tmp_path, arguments, participants):
+    """Whatever the work: afterwards all databases hold together what they held at first."""
+    done = compare(yard, *arguments, "--clients", "4", "--refused", "10", "--json", str(tmp_path / "r.json"), participants=participants)
+    assert done.returncode == 0, done.stderr
+    yard.wait_settled()
+    wait_until(lambda: money(yard, participants) == len(participants) * 500 * 1000000, 20,
+               lambda: f"what was begun is done or undone everywhere; all databases together hold {money(yard, participants)}")
+    for cell in results(tmp_path / "r.json")["cells"]:
+        assert cell["committed"] > 0, cell
+        assert "55P03" not in cell["aborted_because"] or "--in-order" not in arguments, "in order nobody waits in a circle"
+
+
+def test_read_mostly_reads(yard, tmp_path):
+    done = compare(yard, "--workload", "read-mostly", "--subjects", "limit,2pc,orchestrated", "--clients", "4", "--warm-up", "0", "--json", str(tmp_path / "r.json"))
+    assert done.returncode == 0, done.stderr
+    found = cells(tmp_path / "r.json")
+    assert all(cell["committed"] > 0 for cell in found.values())
+    assert found["2pc"]["median"]["forced_writes_log"] < 0.6, "nine of ten only read, and nothing is logged for them"
+
+
+def test_open_loop_knows_who_waited(yard, tmp_path):
+    """One client cannot serve 5,000 a second: those who wait for it wait longer and longer, and their latency says so."""
+    done = compare(yard, "--subjects", "bare", "--clients", "1", "--warm-up", "0", "--json", str(tmp_path / "closed.json"))
+    assert done.returncode == 0, done.stderr
+    done = compare(yard, "--subjects", "bare,2pc", "--clients", "1", "--warm-up", "0", "--rate", "5000", "--json", str(tmp_path / "open.json"))
+    assert done.returncode == 0, done.stderr
+    closed = cells(tmp_path / "closed.json")["bare"]["median"]
+    for name, cell in cells(tmp_path / "open.json").items():
+        assert cell["unserved"] > 0, name
+        assert cell["median"]["p50_ms"] > max(300, 2 * closed["p50_ms"]), (name, cell["median"], closed)
+
+
+def test_the_shop(tmp_path):
+    """The order flow in all its forms on one set of tables: what they leave is one consistent shop."""
+    place = Place("lockstep-yard")
+    try:
+        yard = ShopYard(place, BUILD)
+        yard.start()
+        done = subprocess.run(yard.bench(*SHORT, "--workload", "order-flow", "--subjects", "bare,2pc,orchestrated,choreographed", "--clients", "4", "--warm-up", "0", "--json",
+                                         str(tmp_path / "r.json"), command="compare"), text=True, capture_output=True, check=False, timeout=150)
+        assert done.returncode == 0, done.stderr
+        found = cells(tmp_path / "r.json")
+        assert all(cell["committed"] > 0 for cell in found.values())
+        assert found["2pc"]["median"]["messages"] > found["bare"]["median"]["messages"] == 0
+        yard.wait_settled()
+        audit = Audit(yard.connect, grace=20)
+        wait_until(lambda: open_orders(yard) == 0, 20, "no order is half-way")
+        assert [check for check in audit.run() if not check.good] == []
+    finally:
+        place.kill_all()
+        place.remove()
+
+
+def open_orders(yard):
+    with yard.connect("orders") as session:
+        return session.execute("select count(*) from orders where state = 'pending'").fetchone()[0]
+
+
+# -- bad use
+
+@pytest.mark.parametrize("arguments, word", [
+    (["--workload", "magic"], "`magic`"),
+    (["--workload", "order-flow"], "order-flow needs 4 to 4"),
+    (["--workload", "n-way", "--participants", "2,9"], "`9` is not a number from 2 to 2"),
+    (["--subjects", "2pc,magic"], "`magic` is unknown"),
+    (["--hot", "101"], "`101` is not a number from 0 to 100"),
+    (["--payload", "70000"], "--payload"),
+    (["--process", "x=999999999"], "x=999999999"),
+    (["--lock-timeout", "0"], "--lock-timeout"),
+    (["--participant", "third"], "one --participant for each --database"),
+    (["surplus"], "`surplus`"),
+])
+def test_bad_words(yard, arguments, word):
+    done = compare(yard, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert word in done.stderr
+
+
+def test_no_choreographed_reads(yard):
+    done = compare(yard, "--workload", "read-mostly", "--subjects", "choreographed", "--clients", "1")
+    assert done.returncode == 2 and "no such form" in done.stderr
+
+
+def test_no_server():
+    done = subprocess.run([BENCH, "compare", "--subjects", "bare", "--log", "/tmp", "--database", "host=/nowhere dbname=x", "--database", "host=/nowhere dbname=y"],
+                          text=True, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 3 and "/nowhere" in done.stderr
+
+
+def test_no_coordinator(yard):
+    argv = [word if not word.endswith("lockstepd.sock") else "/nowhere/lockstepd.sock" for word in yard.bench(*SHORT, "--subjects", "2pc", command="compare", participants=("d1", "d2"))]
+    done = subprocess.run(argv, text=True, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 3 and "/nowhere/lockstepd.sock" in done.stderr
+    assert yard.prepared() == 0
+
+
+def test_half_of_the_participants_are_missing(yard):
+    agent = yard.agents["d2"]
+    agent.kill()
+    try:
+        wait_until(lambda: "d2" not in yard.ready_agents(), 30, "the coordinator knows that d2 is away")
+        argv = [word for word in yard.bench(*SHORT, "--subjects", "2pc", "--clients", "4", command="compare", participants=("d1", "d2"))]
+        dead = argv.index(f"{agent.name}={agent.pid}")
+        done = subprocess.run(argv[:dead - 1] + argv[dead + 1:], text=True, capture_output=True, check=False, timeout=60)
+    finally:
+        agent.start()
+    assert done.returncode == 1, done.stderr
+    assert "participant_offline" in done.stderr and "d2" in done.stderr
+    yard.wait_agents()
+    yard.wait_settled()
+
+
+@pytest.mark.parametrize("how, subjects", [(signal.SIGINT, "limit,2pc"), (signal.SIGTERM, "bare,2pc")])
+def test_interrupted(yard, tmp_path, how, subjects):
+    """What is under way is ended, what is complete is told, nothing stays prepared."""
+    log = open(tmp_path / "log", "w+", encoding="utf-8")
+    argv = yard.bench("--subjects", subjects, "--rows", "500", "--clients", "8", "--rounds", "99", "--seconds", "1", "--warm-up", "0", "--json", str(tmp_path / "r.json"),
+                      command="compare", participants=("d1", "d2"))
+    with subprocess.Popen(argv, stdout=log, stderr=log) as load:
+        try:
+            wait_until(lambda: "round 1: 2pc" in (tmp_path / "log").read_text(), 60, "the first round is through")
+            load.send_signal(how)
+            assert load.wait(30) == 128 + how
+        finally:
+            load.kill()
+    log.close()
+    assert "interrupted" in (tmp_path / "log").read_text()
+    assert {cell["rounds"]["per_second"] != [] for cell in results(tmp_path / "r.json")["cells"]} == {True}
+    assert sorted(os.listdir(tmp_path)) == ["log", "r.json"]
+    yard.wait_settled()
+    assert money(yard) == 2 * 500 * 1000000
+
+
+def test_results_that_cannot_be_written(yard):
+    done = compare(yard, "--subjects", "none", "--clients", "1", "--json", "/nowhere/r.json")
+    assert done.returncode == 1 and "/nowhere/r.json" in done.stderr
+
+
+# -- the report
+
+class Page(html.parser.HTMLParser):
+    """Every element is closed; nothing is fetched, nothing is run."""
+    void = {"meta", "br"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        assert tag not in ("script", "link", "img", "iframe", "object"), tag
+        assert not [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+TIMELINE = {"format": 1, "experiment": "agent <dies>", "mode": "2pc", "hypothesis": "rows & sessions wait", "held": True,
+            "claims": [{"claim": "they waited", "held": True, "measured": "3 s"}], "fault": [{"at": 1.0, "what": "kill -9", "until": 2.0}],
+            "samples": [{"t": t / 2, "committed_per_s": None if t == 3 else 100.0 - t, "in_doubt": t, "waiting": 2 * t, "oldest_in_doubt_s": 0.1} for t in range(10)],
+            "events": [{"t": 1.0, "what": "kill -9"}], "audit": {"good": True, "checks": [{"good": True, "name": "x", "detail": "y"}]}}
+
+
+def report(*arguments):
+    return subprocess.run([BENCH, "report", *map(str, arguments)], text=True, capture_output=True, check=False, timeout=60)
+
+
+def test_report(everybody, tmp_path):
+    (tmp_path / "lab.json").write_text(json.dumps(TIMELINE), encoding="utf-8")
+    whole = results(everybody[0] / "r.json")
+    more = [dict(cell, clients=32) for cell in whole["cells"]]
+    (tmp_path / "r.json").write_text(json.dumps(dict(whole, cells=whole["cells"] + more)), encoding="utf-8")
+    done = report("--html", tmp_path / "r.html", "--text", tmp_path / "r.txt", tmp_path / "r.json", tmp_path / "lab.json")
+    assert done.returncode == 0, done.stderr
+    page, text = (tmp_path / "r.html").read_text(), (tmp_path / "r.txt").read_text()
+    seen = Page(page).seen
+    assert seen.count("svg") == 6 + 3, "six against clients, three for a timeline"
+    assert "agent &lt;dies&gt;" in page and "agent <dies>" in text
+    assert page.count("http") == page.count("http://www.w3.org/2000/svg")
+    for name in ALL.split(","):
+        assert name in page and name in text
+    assert "the hypothesis held" in text and "clean" in text
+
+
+@pytest.mark.parametrize("text, word", [("{", "1:"), ("[]", "neither results"), ('{"experiment": 1}', "neither results")])
+def test_report_of_nothing_sensible(tmp_path, text, word):
+    (tmp_path / "x.json").write_text(text, encoding="utf-8")
+    done = report("--html", tmp_path / "r.html", tmp_path / "x.json")
+    assert done.returncode == 1 and word in done.stderr and "x.json" in done.stderr
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_report_of_no_file():
+    assert report().returncode == 2
+    assert report("/nowhere/x.json").returncode == 1
