@@ -288,6 +288,17 @@ static void print_act(const struct lockstep_result *result, const char *id) {
     json_decref(body);
 }
 
+/* What its steps have emitted, and what became of it, where somebody looks who may. */
+static void show_events_of(struct lockstep *client, const char *saga) {
+    struct lockstep_result flow;
+
+    if (lockstep_flow(client, saga, &flow) == LOCKSTEP_OK) {
+        (void)fputc('\n', stdout);
+        print_flow(&flow, saga);
+    }
+    lockstep_result_clear(&flow);
+}
+
 static int show(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
 
@@ -301,7 +312,9 @@ static int show(const struct saga_options *options, struct lockstep *client, con
         }
         lockstep_result_clear(&flow);
     }
-    return cmd_show_one("saga show", &result, options->format, saga, print_saga);
+    int exit_status = cmd_show_one("saga show", &result, options->format, saga, print_saga);
+    if (options->format == CMD_TABLE && exit_status != LS_EXIT_ERROR) show_events_of(client, saga);
+    return exit_status;
 }
 
 static int wait_for(const struct saga_options *options, struct lockstep *client, const char *saga) {

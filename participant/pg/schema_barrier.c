@@ -124,6 +124,7 @@ const char pg_schema_barrier[] =
     "  if op <> 'look' then\n"
     "    answer := lockstep.barrier_step(false, saga_attempt.app, saga_attempt.saga, saga_attempt.step, op);\n"
     "    if answer = 'run' then\n"
+    "      perform set_config('lockstep.saga', saga_attempt.saga, true); -- what the step emits belongs to its saga\n"
     "      return query select answer, null::int4, null::int8, null::text;\n"
     "      return;\n"
     "    end if;\n"

@@ -537,6 +537,18 @@ def test_the_path_of_a_flow(flow):
     wait_until(lambda: [entry["participant"] for entry in flow.admin.request("GET", f"/v1/flows/{saga}").body["missing"]] == ["balance"], 20, "who is away is named")
 
 
+def test_what_a_step_emits_belongs_to_its_saga(flow):
+    """One path of both styles: the steps that the coordinator drove, and the events that one of them has set off."""
+    key = fresh("order")
+    emits = {"on": "orders", "do": {"sql": "select place($1, 'tea', 1)", "args": [key]}}
+    answer = flow.app.run([{"on": "stock", "do": {"sql": "select 1"}, "undo": {"sql": "select 1"}}, emits], mode="saga", wait="end")
+    assert answer.state == "completed", answer
+    flow.wait_end(key, "confirmed")
+    assert {row[0] for name in flow.db for row in flow.db[name].query("select saga from lockstep.event where key = %s", key)} == {answer.saga}
+    shown = command("saga", "show", answer.saga, coordinator=flow.coordinator)
+    assert shown.returncode == 0 and shown.stdout.index("completed") < shown.stdout.index("order.created") < shown.stdout.index("order.confirmed"), shown
+
+
 def test_the_list_of_flows(flow):
     """Those of all participants under one name each, with what is open of them: in the end nothing is."""
     good, torn_one, lost = fresh("saga"), fresh("saga"), fresh("saga")
