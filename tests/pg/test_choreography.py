@@ -93,8 +93,8 @@ def routes(database):
 class Flow(System):
     """The system with the order flow in it; every agent knows who wants what."""
 
-    def __init__(self, agents=None, coordinator=None):
-        super().__init__({"orders": 0, "stock": 1, "balance": 1}, start=False, agents=agents, coordinator=coordinator)
+    def __init__(self, agents=None):
+        super().__init__({"orders": 0, "stock": 1, "balance": 1}, start=False, agents=agents)
         for name, agent in self.agents.items():
             agent.config["peers"] = {"listen": f"127.0.0.1:{free_port()}"}
             agent.config["metrics"] = {"socket": os.path.join(agent.directory, "m")}
