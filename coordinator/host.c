@@ -404,13 +404,18 @@ static void move_settled(struct host *host) {
     engine_stats(host->engine, &engine);
     dlog_get_stats(host->log, &log);
     uint64_t running_ms = log.running_ms + host_running_ms(host), end;
-    horizon_sample(&host->horizon, running_ms, (struct horizon_name){host->epoch, engine.last_sequence});
+    struct horizon_name all = {host->epoch, engine.last_sequence}, oldest;
+    bool some = engine_oldest_unsettled(host->engine, &oldest.epoch, &oldest.sequence);
+    if (some) { /* its window begins with its end, however long it takes */
+        all = (struct horizon_name){oldest.epoch, oldest.sequence - 1};
+    }
+    horizon_sample(&host->horizon, running_ms, all);
     if (host->settling_end != 0) {
         return;
     }
-    struct horizon_name to = horizon_of(&host->horizon, running_ms), oldest;
-    if (engine_oldest_unsettled(host->engine, &oldest.epoch, &oldest.sequence) && !horizon_name_below(to, oldest)) {
-        to = (struct horizon_name){oldest.epoch, oldest.sequence - 1};
+    struct horizon_name to = horizon_of(&host->horizon, running_ms);
+    if (some && !horizon_name_below(to, oldest)) { /* of an earlier life */
+        to = all;
     }
     if (!horizon_name_below(host->settled, to)) {
         return;
