@@ -606,7 +606,8 @@ static void on_stop(void *context, int signal) {
 
 static enum ls_status load_tls(const struct coordinator_conf *conf, SSL_CTX **ret_tls, struct ls_error *err) {
     struct tls_files files = coordinator_conf_tls(conf);
-    return tls_server_context(&files, ret_tls, err);
+    enum ls_status status = coordinator_conf_check_files(conf, err);
+    return status == LS_OK ? tls_server_context(&files, ret_tls, err) : status;
 }
 
 static void on_reload(void *context) {
@@ -630,6 +631,9 @@ static void on_reload(void *context) {
         api_limits_changed(host->api);
         SSL_CTX_free(tls);
         diag(DIAG_INFO, "certificates and limits reloaded", NULL);
+        if (web_renew(host->web, &err) != LS_OK) {
+            diag(DIAG_ERROR, "services are called with certificates as they were", "error", err.text, NULL);
+        }
         if (alerts_reload(host->alerts, &err) != LS_OK) {
             diag(DIAG_ERROR, "alerts are signed with the secret as before", "error", err.text, NULL);
         }
