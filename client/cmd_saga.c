@@ -1,5 +1,5 @@
 /*
- * cmd_saga.c: `lockstep saga list|show|wait|cancel` and `lockstep dlq list|show|retry|skip|compensate`.
+ * cmd_saga.c: `lockstep saga list|show|wait|cancel` and `lockstep dlq list|show|retry|skip|compensate|refuse`.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,21 +18,24 @@ static const char saga_usage[] = "usage: lockstep saga list [--state STATE] [--l
                                  "       lockstep saga show SAGA\n"
                                  "       lockstep saga wait SAGA [--timeout TIME]\n"
                                  "       lockstep saga cancel SAGA\n\n";
-static const char dlq_usage[] = "usage: lockstep dlq list [--limit N]\n"
-                                "       lockstep dlq show SAGA|LETTER\n"
-                                "       lockstep dlq retry|skip|compensate SAGA|LETTER [--reason TEXT]\n\n"
-                                "Sagas that used up the attempts of a step wait here for a decision.\n"
-                                "  retry        try again where it got stuck, with all attempts\n"
-                                "  skip         the stuck step counts as done (or as undone): its work is yours to do\n"
-                                "  compensate   undo what was done; not behind the point of no return\n\n"
-                                "A LETTER is an event that a handler has refused for good, or that nobody wants; retry "
-                                "offers it again, skip passes\n"
-                                "over it, compensate does, too, and emits TYPE.failed, so that those before it "
-                                "can undo their part. Each keeps\n"
-                                "the order of its key.\n\n";
+static const char dlq_usage[] =
+    "usage: lockstep dlq list [--limit N]\n"
+    "       lockstep dlq show SAGA|LETTER\n"
+    "       lockstep dlq retry|skip|compensate|refuse SAGA|LETTER [--reason TEXT]\n\n"
+    "Sagas that used up the attempts of a step wait here for a decision.\n"
+    "  retry        try again where it got stuck, with all attempts\n"
+    "  skip         the stuck step counts as done (or as undone): its work is yours to do\n"
+    "  compensate   undo what was done; not behind the point of no return\n"
+    "  refuse       the pivot, a call that does not answer, has not happened: undo (skip: it "
+    "has)\n\n"
+    "A LETTER is an event that a handler has refused for good, or that nobody wants; retry "
+    "offers it again, skip passes\n"
+    "over it, compensate does, too, and emits TYPE.failed, so that those before it "
+    "can undo their part. Each keeps\n"
+    "the order of its key.\n\n";
 static const char ending[] =
     "\nExit status of show, wait and cancel: 0 completed, 4 compensated, 5 on its way or stuck;\n"
-    "cancel ends with 4 when it is compensated now. retry, skip and compensate: 0 when it is done.\n";
+    "cancel ends with 4 when it is compensated now. retry, skip, compensate and refuse: 0 when it is done.\n";
 
 struct saga_options {
     struct cmd_session session;
@@ -338,6 +341,7 @@ static int act(const struct saga_options *options, struct lockstep *client, cons
     struct lockstep_result result;
 
     if (strchr(saga, '/') != NULL) { /* of choreography: participant/source/position/handler, participant/position */
+        if (what == LOCKSTEP_ACT_REFUSE) return cmd_usage("dlq", "refuse: an event is retried, skipped or compensated");
         (void)lockstep_event_letter(client, saga, what, options->reason, &result);
         return cmd_show_one("dlq", &result, options->format, saga, print_act);
     }
@@ -354,6 +358,9 @@ static int skip(const struct saga_options *options, struct lockstep *client, con
 static int compensate(const struct saga_options *options, struct lockstep *client, const char *saga) {
     return act(options, client, saga, LOCKSTEP_ACT_COMPENSATE);
 }
+static int refuse(const struct saga_options *options, struct lockstep *client, const char *saga) {
+    return act(options, client, saga, LOCKSTEP_ACT_REFUSE);
+}
 
 struct action {
     const char *name;
@@ -365,9 +372,9 @@ static const struct action saga_actions[] = {{"list", false, list_sagas},
                                              {"wait", true, wait_for},
                                              {"cancel", true, cancel},
                                              {NULL, false, NULL}};
-static const struct action dlq_actions[] = {{"list", false, list_letters},    {"show", true, show},
-                                            {"retry", true, retry},           {"skip", true, skip},
-                                            {"compensate", true, compensate}, {NULL, false, NULL}};
+static const struct action dlq_actions[] = {
+    {"list", false, list_letters},    {"show", true, show},     {"retry", true, retry}, {"skip", true, skip},
+    {"compensate", true, compensate}, {"refuse", true, refuse}, {NULL, false, NULL}};
 
 static int run(const char *verb, const struct action *actions, const struct saga_options *options,
                const struct opt_operands *operands) {

@@ -824,7 +824,7 @@ enum lockstep_status lockstep_dead_letters_start(struct lockstep *client, uint32
 enum lockstep_status lockstep_dead_letter_start(struct lockstep *client, const char *saga, enum lockstep_act act,
                                                 const char *reason, lockstep_done done, void *context,
                                                 struct lockstep_call **ret_call) {
-    static const char *const words[] = {"retry", "skip", "compensate"};
+    static const char *const words[] = {"retry", "skip", "compensate", "refuse"};
     struct lockstep_call *call;
 
     if (!lockstep_gtid_plausible(saga) || (unsigned)act >= sizeof words / sizeof words[0]) return LOCKSTEP_INVALID;

@@ -120,11 +120,7 @@ static enum ls_status load_crl(SSL_CTX *context, const char *file, struct ls_err
     return LS_OK;
 }
 
-static enum ls_status load_files(SSL_CTX *context, const struct tls_files *files, struct ls_error *err) {
-    if (!files->ca || !files->certificate || !files->key) {
-        return ls_fail(err, LS_ERR_CONFIG, "TLS needs a CA, a certificate and a key");
-    }
-    if (SSL_CTX_load_verify_file(context, files->ca) != 1) return failed(err, "CA", files->ca);
+static enum ls_status load_pair(SSL_CTX *context, const struct tls_files *files, struct ls_error *err) {
     if (SSL_CTX_use_certificate_chain_file(context, files->certificate) != 1)
         return failed(err, "certificate", files->certificate);
     enum ls_status status = check_key_file(files->key, err);
@@ -134,7 +130,27 @@ static enum ls_status load_files(SSL_CTX *context, const struct tls_files *files
         return failed(err, "private key", files->key);
     if (SSL_CTX_check_private_key(context) != 1)
         return failed(err, "private key does not belong to the certificate:", files->key);
-    return files->crl ? load_crl(context, files->crl, err) : LS_OK;
+    return LS_OK;
+}
+
+static enum ls_status load_named_files(SSL_CTX *context, const struct tls_files *files, struct ls_error *err) {
+    if (files->ca && SSL_CTX_load_verify_file(context, files->ca) != 1) return failed(err, "CA", files->ca);
+    enum ls_status status = files->certificate && files->key ? load_pair(context, files, err) : LS_OK;
+    return status == LS_OK && files->crl ? load_crl(context, files->crl, err) : status;
+}
+
+static enum ls_status load_files(SSL_CTX *context, const struct tls_files *files, struct ls_error *err) {
+    return files->ca && files->certificate && files->key
+               ? load_named_files(context, files, err)
+               : ls_fail(err, LS_ERR_CONFIG, "TLS needs a CA, a certificate and a key");
+}
+
+enum ls_status tls_check_files(const struct tls_files *files, struct ls_error *err) {
+    ERR_clear_error();
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    enum ls_status status = context ? load_named_files(context, files, err) : failed(err, "TLS context", "");
+    SSL_CTX_free(context);
+    return status;
 }
 
 static enum ls_status new_context(const SSL_METHOD *method, const struct tls_files *files, SSL_CTX **ret_context,

@@ -40,6 +40,9 @@ enum ls_status tls_server_context(const struct tls_files *files, SSL_CTX **ret_c
 enum ls_status tls_client_context(const struct tls_files *files, SSL_CTX **ret_context,
                                   struct ls_error *err) LS_MUST_CHECK;
 
+/* Can those of these files that are named be used by somebody else (libcurl)? LS_ERR_CONFIG names file and reason. */
+enum ls_status tls_check_files(const struct tls_files *files, struct ls_error *err) LS_MUST_CHECK;
+
 /*
  * The peer's identity after the handshake. Contexts accept any certificate during the handshake, so that the refusal
  * can be said in words: this call checks chain and URI. LS_ERR_DENIED with a text for none, untrusted, expired,

@@ -29,6 +29,7 @@
 struct letter {
     struct letter *next;
     char *body;
+    unsigned refusals;
 };
 
 struct window {
@@ -72,14 +73,16 @@ static void arm(struct event *timer, uint64_t delay_us) {
 static enum ls_status read_secret(const char *file, uint8_t secret[SECRET_MAX], size_t *ret_length,
                                   struct ls_error *err) {
     struct stat info;
-    int fd = open(file, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd >= 0 && fstat(fd, &info) == 0 ? read(fd, secret, SECRET_MAX) : -1;
+    int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* of a pipe, nothing is waited for */
+    bool known = fd >= 0 && fstat(fd, &info) == 0, regular = known && S_ISREG(info.st_mode);
+    ssize_t got = regular ? read(fd, secret, SECRET_MAX) : -1;
     int saved = errno;
     if (fd >= 0) {
         (void)close(fd);
     }
     if (got < 0) {
-        return ls_fail(err, LS_ERR_CONFIG, "alerts.secret_file %s: %s", file, diag_errno(saved));
+        return ls_fail(err, LS_ERR_CONFIG, "alerts.secret_file %s: %s", file,
+                       known && !regular ? "not a file" : diag_errno(saved));
     }
     if ((info.st_mode & (info.st_uid == 0 ? 0037u : 0077u)) != 0) { /* as of a private key */
         return ls_fail(err, LS_ERR_CONFIG, "alerts.secret_file %s: others may read it (chmod 0600)", file);
@@ -94,7 +97,7 @@ static enum ls_status read_secret(const char *file, uint8_t secret[SECRET_MAX], 
     return LS_OK;
 }
 
-enum ls_status alerts_reload(struct alerts *alerts, struct ls_error *err) {
+static enum ls_status take_secret(struct alerts *alerts, struct ls_error *err) {
     uint8_t secret[SECRET_MAX];
     size_t length = 0;
     enum ls_status status =
@@ -111,31 +114,48 @@ enum ls_status alerts_reload(struct alerts *alerts, struct ls_error *err) {
 
 static void send_first(struct alerts *alerts);
 
+static void drop_first(struct alerts *alerts) {
+    struct letter *letter = alerts->first;
+    alerts->first = letter->next;
+    if (alerts->first == NULL) {
+        alerts->last = &alerts->first;
+    }
+    free(letter->body);
+    free(letter);
+    alerts->stats.queued--;
+    if (alerts->first != NULL) {
+        arm(alerts->retry, 0); /* from the loop, not from inside of an answer */
+    }
+}
+
+/* Does the receiver say that this letter is wrong, rather than that it is not its hour? */
+static bool is_refusal(int status) {
+    return status >= 400 && status < 500 && status != 408 && status != 425 && status != 429;
+}
+
 static void on_answer(void *context, const struct web_answer *answer) {
     struct alerts *alerts = context;
-    struct letter *letter = alerts->first;
     alerts->call = NULL;
     bool taken = answer->status >= 200 && answer->status < 300;
     if (taken) {
-        alerts->first = letter->next;
-        if (alerts->first == NULL) {
-            alerts->last = &alerts->first;
-        }
-        free(letter->body);
-        free(letter);
-        alerts->stats.queued--;
         alerts->stats.delivered++;
         if (alerts->failures > 0) {
             diag(DIAG_INFO, "alerts are delivered again", NULL);
         }
         alerts->failures = 0;
         alerts->said_full = false;
-        if (alerts->first != NULL) {
-            arm(alerts->retry, 0); /* from the loop, not from inside of this call */
-        }
+        drop_first(alerts);
         return;
     }
     alerts->stats.failed++;
+    if (is_refusal(answer->status) && ++alerts->first->refusals >= LS_ALERT_REFUSALS_MAX) {
+        diag(DIAG_ERROR, "an alert is dropped: the receiver refuses it", "status", diag_u64((unsigned)answer->status),
+             "alert", alerts->first->body, NULL);
+        alerts->stats.refused++;
+        alerts->failures = 0;
+        drop_first(alerts);
+        return;
+    }
     if (alerts->failures++ == 0) {
         diag(DIAG_WARN, "an alert could not be delivered: tried again until it is", "status",
              diag_u64((unsigned)answer->status), "error", answer->status == 0 ? answer->error : "", NULL);
@@ -191,6 +211,13 @@ static void send_first(struct alerts *alerts) {
     if (alerts->call == NULL) {
         arm(alerts->retry, (uint64_t)BACKOFF_MS_MAX * 1000);
     }
+}
+
+enum ls_status alerts_reload(struct alerts *alerts, struct ls_error *err) {
+    enum ls_status status = take_secret(alerts, err);
+    alerts->failures = 0; /* the receiver may be another one */
+    send_first(alerts);
+    return status;
 }
 
 static void on_retry(evutil_socket_t fd, short what, void *context) {
@@ -321,7 +348,7 @@ enum ls_status alerts_new(struct event_base *base, struct web *web, const struct
     alerts->retry = evtimer_new(base, on_retry, alerts);
     alerts->window_timer = evtimer_new(base, on_window, alerts);
     return alerts->retry == NULL || alerts->window_timer == NULL ? ls_fail(err, LS_ERR_NOMEM, "out of memory")
-                                                                 : alerts_reload(alerts, err);
+                                                                 : take_secret(alerts, err);
 }
 
 void alerts_free(struct alerts *alerts) {

@@ -4,8 +4,9 @@
  *
  * One alert per cause and window leaves; what comes within it is counted, and told with the next one when the window
  * ends. Alerts wait in a bounded queue and are sent one after another, again and again with backoff, until the receiver
- * has said 2xx. Nothing waits for them: a receiver that is down, slow or mad costs memory for LS_ALERT_QUEUE_MAX texts.
- * The queue goes with the process; what is still wrong after a start is said again.
+ * has said 2xx; one that it refuses for good (4xx) is dropped after LS_ALERT_REFUSALS_MAX attempts. Nothing waits for
+ * them: a receiver that is down, slow or mad costs memory for LS_ALERT_QUEUE_MAX texts. The queue goes with the
+ * process; what is still wrong after a start is said again.
  *
  * Body: {"text": "...", "id", "cause", "coordinator", "gtid", "reason", "sqlstate", "step", "more", "unix_ms"};
  * receivers of Slack's kind need `text` only. With a secret: Lockstep-Timestamp: <unix seconds> and Lockstep-Signature:
@@ -43,13 +44,13 @@ struct alerts;
 enum ls_status alerts_new(struct event_base *base, struct web *web, const struct coordinator_conf *conf,
                           struct alerts **ret_alerts, struct ls_error *err) LS_MUST_CHECK;
 void alerts_free(struct alerts *alerts);
-/* Reads the secret again. */
+/* The configuration has changed: reads the secret again, and what waits is tried at once. */
 enum ls_status alerts_reload(struct alerts *alerts, struct ls_error *err) LS_MUST_CHECK;
 /* True: the first of its cause in this window. */
 bool alerts_raise(struct alerts *alerts, const struct alert *alert);
 
 struct alert_stats {
-    uint64_t raised[ALERT_CAUSE_COUNT], delivered, failed, dropped;
+    uint64_t raised[ALERT_CAUSE_COUNT], delivered, failed, dropped, refused;
     unsigned queued;
 };
 void alerts_stats(const struct alerts *alerts, struct alert_stats *ret_stats);

@@ -68,6 +68,8 @@ const struct conf_key coordinator_conf_keys[] = {
      "time a saga that names none has up to its point of no return (reload)"},
     {"limits.call_answer", CONF_BYTES, AT(call_answer_max), "64KiB", false, 1024, 16 * MIB,
      "largest answer of a service that a step calls (reload)"},
+    {"limits.calls", CONF_U32, AT(calls_max), "1024", false, 1, 65536,
+     "calls of sagas on their way to services at once; more wait, first come first served (reload)"},
     {"limits.presume_wait", CONF_MS, AT(presume_wait_ms), "10s", false, 0, LS_DEADLINE_MS_MAX,
      "after a start, before abort is presumed without every participant having joined"},
     {"limits.resend", CONF_MS, AT(resend_ms), "5s", false, 10, LS_DEADLINE_MS_MAX,
@@ -82,7 +84,7 @@ const struct conf_key coordinator_conf_keys[] = {
      "PEM file: certificate shown to services that ask for one; default: none (reload)"},
     {"calls.key", CONF_STRING, AT(calls_key), NULL, false, 0, PATH_BYTES_MAX, "PEM file: its key (reload)"},
     {"calls.connections", CONF_U32, AT(calls_connections), "64", false, 1, 1024,
-     "connections to one service at once; more calls wait, and their time runs"},
+     "connections to one service at once; more calls wait, and their time begins when they leave"},
     {"alerts.webhook", CONF_STRING, AT(alerts_webhook), NULL, false, 0, PATH_BYTES_MAX,
      "http or https address that alerts are posted to, as a Slack-style receiver takes them; default: none (reload)"},
     {"alerts.secret_file", CONF_STRING, AT(alerts_secret), NULL, false, 0, PATH_BYTES_MAX,
@@ -123,7 +125,9 @@ _Static_assert(LS_DEFAULT_DEADLINE_MS == 30000 && LS_DEFAULT_LOCK_TIMEOUT_MS == 
                "times");
 _Static_assert(LS_DEFAULT_HTTP_IDLE_S == 60 && LS_DEFAULT_CONNECTIONS_MAX == 1024 && LS_DEFAULT_RESEND_MS == 5000,
                "http");
-_Static_assert(LS_DEFAULT_CALL_ANSWER_MAX == 64 << 10 && LS_DEFAULT_CALL_CONNECTIONS == 64, "calls");
+_Static_assert(LS_DEFAULT_CALL_ANSWER_MAX == 64 << 10 && LS_DEFAULT_CALL_CONNECTIONS == 64 &&
+                   LS_DEFAULT_CALLS_MAX == 1024,
+               "calls");
 _Static_assert(LS_DEFAULT_ALERT_WINDOW_MS == 300000 && LS_DEFAULT_ALERT_IN_DOUBT_MS == 60000 &&
                    LS_DEFAULT_ALERT_TIMEOUT_MS == 10000,
                "alerts");
@@ -154,9 +158,10 @@ static enum ls_status check_calls(const struct coordinator_conf *conf, const cha
         }
         if (!web_url_valid(pair->value, false)) {
             return ls_fail(
-                err, LS_ERR_CONFIG,
-                "%s:%u: calls.services: expected http:// or https://, a host and perhaps a path, found `%.64s`", file,
-                pair->line, pair->value);
+                err, LS_ERR_CONFIG, /* it may hold a password: not shown */
+                "%s:%u: calls.services: %s: expected http:// or https://, a host and perhaps a path; no user, "
+                "password or query",
+                file, pair->line, pair->key);
         }
     }
     if (is_set(conf->alerts_webhook) &&
@@ -247,6 +252,21 @@ struct tls_files coordinator_conf_tls(const struct coordinator_conf *conf) {
     };
 }
 
+enum ls_status coordinator_conf_check_files(const struct coordinator_conf *conf, struct ls_error *err) {
+    struct tls_files calls = {.ca = is_set(conf->calls_ca) ? conf->calls_ca : NULL,
+                              .certificate = is_set(conf->calls_certificate) ? conf->calls_certificate : NULL,
+                              .key = is_set(conf->calls_key) ? conf->calls_key : NULL};
+    struct tls_files alerts = {.ca = is_set(conf->alerts_ca) ? conf->alerts_ca : NULL};
+    struct ls_error why;
+    const char *where = "calls";
+    enum ls_status status = tls_check_files(&calls, &why);
+    if (status == LS_OK) {
+        where = "alerts";
+        status = tls_check_files(&alerts, &why);
+    }
+    return status == LS_OK ? LS_OK : ls_fail(err, status, "%s: %s", where, why.text);
+}
+
 static bool same_text(const char *a, const char *b) {
     return strcmp(a == NULL ? "" : a, b == NULL ? "" : b) == 0;
 }
@@ -269,6 +289,7 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
     conf->services = next->services;
     next->services = services;
     conf->call_answer_max = next->call_answer_max;
+    conf->calls_max = next->calls_max;
     swap_text(&conf->alerts_webhook, &next->alerts_webhook);
     swap_text(&conf->alerts_secret, &next->alerts_secret);
     swap_text(&conf->alerts_ca, &next->alerts_ca);

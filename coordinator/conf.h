@@ -35,6 +35,7 @@ struct coordinator_conf {
     uint32_t sagas_max;
     uint64_t saga_body_max, saga_deadline_ms;
     uint64_t call_answer_max;                       /* (r) */
+    uint32_t calls_max;                             /* (r) */
     struct conf_map services;                       /* (r) name to base URL */
     char *calls_ca, *calls_certificate, *calls_key; /* (r) */
     uint32_t calls_connections;
@@ -68,5 +69,8 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
 /* Where a service is; NULL: it is not configured. */
 const char *coordinator_conf_service(const struct coordinator_conf *conf, const char *name);
 struct tls_files coordinator_conf_tls(const struct coordinator_conf *conf);
+/* Can the files of the TLS that services and receivers of alerts are called with be used? LS_ERR_CONFIG names the one
+ * that cannot. */
+enum ls_status coordinator_conf_check_files(const struct coordinator_conf *conf, struct ls_error *err) LS_MUST_CHECK;
 
 #endif

@@ -404,13 +404,18 @@ static void move_settled(struct host *host) {
     engine_stats(host->engine, &engine);
     dlog_get_stats(host->log, &log);
     uint64_t running_ms = log.running_ms + host_running_ms(host), end;
-    horizon_sample(&host->horizon, running_ms, (struct horizon_name){host->epoch, engine.last_sequence});
+    struct horizon_name all = {host->epoch, engine.last_sequence}, oldest;
+    bool some = engine_oldest_unsettled(host->engine, &oldest.epoch, &oldest.sequence);
+    if (some) { /* its window begins with its end, however long it takes */
+        all = (struct horizon_name){oldest.epoch, oldest.sequence - 1};
+    }
+    horizon_sample(&host->horizon, running_ms, all);
     if (host->settling_end != 0) {
         return;
     }
-    struct horizon_name to = horizon_of(&host->horizon, running_ms), oldest;
-    if (engine_oldest_unsettled(host->engine, &oldest.epoch, &oldest.sequence) && !horizon_name_below(to, oldest)) {
-        to = (struct horizon_name){oldest.epoch, oldest.sequence - 1};
+    struct horizon_name to = horizon_of(&host->horizon, running_ms);
+    if (some && !horizon_name_below(to, oldest)) { /* of an earlier life */
+        to = all;
     }
     if (!horizon_name_below(host->settled, to)) {
         return;
@@ -601,7 +606,8 @@ static void on_stop(void *context, int signal) {
 
 static enum ls_status load_tls(const struct coordinator_conf *conf, SSL_CTX **ret_tls, struct ls_error *err) {
     struct tls_files files = coordinator_conf_tls(conf);
-    return tls_server_context(&files, ret_tls, err);
+    enum ls_status status = coordinator_conf_check_files(conf, err);
+    return status == LS_OK ? tls_server_context(&files, ret_tls, err) : status;
 }
 
 static void on_reload(void *context) {
@@ -625,6 +631,9 @@ static void on_reload(void *context) {
         api_limits_changed(host->api);
         SSL_CTX_free(tls);
         diag(DIAG_INFO, "certificates and limits reloaded", NULL);
+        if (web_renew(host->web, &err) != LS_OK) {
+            diag(DIAG_ERROR, "services are called with certificates as they were", "error", err.text, NULL);
+        }
         if (alerts_reload(host->alerts, &err) != LS_OK) {
             diag(DIAG_ERROR, "alerts are signed with the secret as before", "error", err.text, NULL);
         }

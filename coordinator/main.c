@@ -61,6 +61,9 @@ static int check_configuration(const char *file) {
     SSL_CTX *tls = NULL;
     status = tls_server_context(&files, &tls, &err);
     SSL_CTX_free(tls);
+    if (status == LS_OK) {
+        status = coordinator_conf_check_files(&conf, &err);
+    }
     coordinator_conf_free(&conf);
     if (status != LS_OK) {
         (void)fprintf(stderr, "%s\n", err.text);

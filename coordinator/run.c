@@ -154,6 +154,17 @@ static const json_t *find_field(const json_t *value, const char *path) {
     return value;
 }
 
+/* A double has lost what the sender wrote. */
+static enum ls_status refuse_real(const struct document_arg *arg, const char *name, const json_t *value,
+                                  struct ls_error *err) {
+    return document_has_real(value)
+               ? ls_fail(err, LS_ERR_INVALID,
+                         "\"%.64s\" of step \"%s\" is or holds a number that is no integer, which would be rounded: "
+                         "decimals have to come as strings",
+                         arg->text, name)
+               : LS_OK;
+}
+
 /* What a reference to rows or to an answer names: *ret_value lives as long as the run. */
 static enum ls_status find_value(struct run *run, const struct document_arg *arg, const json_t **ret_value,
                                  struct ls_error *err) {
@@ -183,7 +194,7 @@ static enum ls_status find_value(struct run *run, const struct document_arg *arg
     if (!rows) {
         *ret_value = find_field(result->rows, arg->text);
         return *ret_value != NULL
-                   ? LS_OK
+                   ? refuse_real(arg, name, *ret_value, err)
                    : ls_fail(err, LS_ERR_NOT_FOUND, "the answer of step \"%s\" has no \"%.64s\"", name, arg->text);
     }
     const json_t *row = json_array_get(result->rows, arg->ref_row);
@@ -192,7 +203,7 @@ static enum ls_status find_value(struct run *run, const struct document_arg *arg
     }
     *ret_value = json_object_get(row, arg->text);
     return *ret_value != NULL
-               ? LS_OK
+               ? refuse_real(arg, name, *ret_value, err)
                : ls_fail(err, LS_ERR_NOT_FOUND, "the rows of step \"%s\" have no column \"%.64s\"", name, arg->text);
 }
 

@@ -25,8 +25,10 @@ struct web_call;
 
 /* One attempt at a step of a saga (coordinator/saga_host.h): its run has no document of its own. */
 struct run_attempt {
-    struct run_attempt *next; /* same bucket of the table by name; of a call, in the list of calls */
-    struct web_call *call;    /* on its way to a service, else NULL */
+    struct run_attempt *next;       /* same bucket of the table by name */
+    struct web_call *call;          /* on its way to a service, else NULL */
+    struct saga_calls_queue *queue; /* of the service that it is on its way to, or waits for (saga_calls.h) */
+    struct run_attempt *queue_next, *queue_prev, *saga_next, *saga_prev;
     struct run *run;
     struct saga_run *saga;
     uint32_t step, number;
@@ -69,7 +71,7 @@ enum ls_status run_take_results(struct run *run, const Lockstep__Vote *vote, uin
 /*
  * The value of a reference, as text. *ret_text NULL: SQL null. *ret_owned: to be freed by the caller, or NULL when the
  * text lives as long as the run. LS_ERR_NOT_FOUND: no such row or column; LS_ERR_INVALID: the rows are not what they
- * should be.
+ * should be, or a number there has lost digits already.
  */
 enum ls_status run_resolve(struct run *run, const struct document_arg *arg, const char **ret_text, char **ret_owned,
                            struct ls_error *err) LS_MUST_CHECK;

@@ -13,18 +13,21 @@
 #include "coordinator/run.h"
 #include "coordinator/web.h"
 
-/* Sends the attempt; `done` gets the attempt as its context. LS_ERR_NOT_FOUND: there is no such service, or a reference
- * names nothing (err says what, *ret_reference whether it is that); LS_ERR_NOMEM. */
-enum ls_status saga_call_send(struct web *web, const struct coordinator_conf *conf, struct run_attempt *attempt,
-                              web_done *done, bool *ret_reference, struct ls_error *err) LS_MUST_CHECK;
-
-/* What the machine is told. `reason` holds at least LS_REASON_MAX + 1 bytes. */
+/* What the machine is told (saga.h). */
 struct saga_call_verdict {
     enum saga_answer answer;
-    bool business;
+    bool business, final, local;
     char *result; /* what the service returned, as JSON: the caller's; NULL for none */
     char reason[LS_REASON_MAX + 1];
 };
+
+/* Sends the attempt, in the name of `app`; `done` gets the attempt as its context. False: it did not leave, and never
+ * will, and *ret_verdict says why: no such service, a reference that names nothing, a body above limits.body, no
+ * memory.
+ */
+bool saga_call_send(struct web *web, const struct coordinator_conf *conf, const char *app, struct run_attempt *attempt,
+                    web_done *done, struct saga_call_verdict *ret_verdict) LS_MUST_CHECK;
+
 /* `referenced`: others need the result, so that an answer without one is none. */
 void saga_call_judge(const struct web_answer *answer, enum saga_op op, const char *service, bool referenced,
                      struct saga_call_verdict *ret_verdict);

@@ -16,7 +16,7 @@
 #include "coordinator/api/api.h"
 #include "coordinator/claim.h"
 #include "coordinator/host.h"
-#include "coordinator/saga_call.h"
+#include "coordinator/saga_calls.h"
 #include "coordinator/stats.h"
 
 #define ATTEMPT_BUCKETS 4096u
@@ -41,7 +41,7 @@ struct saga_host {
     size_t run_count;
     struct run_attempt *attempts[ATTEMPT_BUCKETS];
     struct run_attempt *submitting;
-    struct run_attempt *calls; /* on their way to services */
+    struct saga_calls *calls;
     struct pending *first, **last;
     struct saga_ticket *tickets, **tickets_last;
     struct event *timer;
@@ -52,6 +52,8 @@ struct saga_host {
 static void fatal_no_memory(void) {
     diag_fatal(LS_EXIT_ERROR, "out of memory in the middle of a saga: stopping, the next start goes on with it", NULL);
 }
+
+static void on_call_done(void *context, struct run_attempt *attempt, struct saga_call_verdict *verdict);
 
 /* ------------------------------------------------------------------ memory */
 
@@ -65,7 +67,9 @@ struct saga_host *saga_host_new(struct host *host) {
     h->tickets_last = &h->tickets;
     h->armed_us = SAGA_NEVER;
     h->machine = sagas_new(host->epoch, random_u64());
-    if (h->machine == NULL) {
+    h->calls = h->machine == NULL ? NULL : saga_calls_new(host, on_call_done, h);
+    if (h->calls == NULL) {
+        sagas_free(h->machine);
         free(h);
         return NULL;
     }
@@ -86,19 +90,6 @@ static void saga_run_drop(struct saga_run *r) {
         run_drop(r->run);
     }
     free(r);
-}
-
-/* Takes a call out of the list; it goes. */
-static void drop_call(struct saga_host *h, struct run_attempt *attempt) {
-    struct run_attempt **link = &h->calls;
-    while (*link != attempt) {
-        link = &(*link)->next;
-    }
-    *link = attempt->next;
-    if (attempt->call != NULL) {
-        web_cancel(attempt->call);
-    }
-    run_drop(attempt->run);
 }
 
 void saga_host_free(struct saga_host *h) {
@@ -122,9 +113,7 @@ void saga_host_free(struct saga_host *h) {
             run_drop(attempt->run);
         }
     }
-    while (h->calls != NULL) {
-        drop_call(h, h->calls);
-    }
+    saga_calls_free(h->calls);
     sagas_free(h->machine);
     while (h->runs != NULL) {
         struct saga_run *r = h->runs;
@@ -140,6 +129,9 @@ void saga_host_free(struct saga_host *h) {
 
 struct sagas *saga_host_machine(struct saga_host *h) {
     return h->machine;
+}
+struct saga_calls *saga_host_calls(struct saga_host *h) {
+    return h->calls;
 }
 
 static struct saga_run *saga_run_new(struct saga_host *h, struct run *run) {
@@ -287,8 +279,8 @@ static struct pending *queue_event(struct saga_host *h, enum saga_event_kind kin
     return p;
 }
 
-static void queue_answer(struct saga_host *h, const struct run_attempt *attempt, enum saga_answer answer,
-                         const char *sqlstate, bool mismatch, const char *reason) {
+static struct saga_event *queue_answer(struct saga_host *h, const struct run_attempt *attempt, enum saga_answer answer,
+                                       const char *sqlstate, bool mismatch, const char *reason) {
     struct pending *p = queue_event(h, SAGA_EV_ANSWER);
     stats_saga_step(daemon_now_us() - attempt->sent_us);
     (void)snprintf(p->sqlstate, sizeof p->sqlstate, "%s", sqlstate == NULL ? "" : sqlstate);
@@ -301,6 +293,7 @@ static void queue_answer(struct saga_host *h, const struct run_attempt *attempt,
     p->event.answer.sqlstate = p->sqlstate;
     p->event.answer.reason = p->reason;
     p->event.answer.mismatch = mismatch;
+    return &p->event;
 }
 
 /* -------------------------------------------------------------- attempts */
@@ -366,46 +359,25 @@ void saga_host_attempt_free(struct run_attempt *attempt) {
     free(attempt);
 }
 
-static void keep_result(struct run_attempt *attempt);
+static bool keep_result(struct run_attempt *attempt);
 
-/* A service has answered, or not in time. */
-static void on_call_done(void *context, const struct web_answer *answer) {
-    struct run_attempt *attempt = context;
-    struct saga_host *h = attempt->saga->sagas;
-    const struct document *document = attempt->saga->run->document;
-    struct saga_call_verdict verdict;
-    (void)failpoint_hit(FP_saga_call_answered);
-    saga_call_judge(answer, attempt->op, document->saga_steps[attempt->step].service,
-                    document->steps[attempt->step].referenced, &verdict);
-    if (verdict.answer == SAGA_ANSWER_DONE) {
+/* A service has answered, or not in time, or it could not be called. */
+static void on_call_done(void *context, struct run_attempt *attempt, struct saga_call_verdict *verdict) {
+    struct saga_host *h = context;
+    if (verdict->answer == SAGA_ANSWER_DONE) {
         attempt->result.there = true;
-        attempt->result.rows_json = verdict.result;
-        keep_result(attempt);
+        attempt->result.rows_json = verdict->result;
+        if (!keep_result(attempt)) {
+            verdict->answer = SAGA_ANSWER_ERROR;
+            (void)snprintf(verdict->reason, sizeof verdict->reason,
+                           "what the steps of this saga have answered is larger than limits.result_bytes");
+        }
     } else {
-        free(verdict.result);
+        free(verdict->result);
     }
-    queue_answer(h, attempt, verdict.answer, NULL, verdict.business, verdict.reason);
-    attempt->call = NULL; /* it goes by itself */
-    drop_call(h, attempt);
-}
-
-static void send_call(struct saga_host *h, struct run_attempt *attempt) {
-    struct ls_error err;
-    bool reference;
-    enum ls_status status = saga_call_send(h->host->web, &h->host->conf, attempt, on_call_done, &reference, &err);
-    if (status != LS_OK) {
-        enum saga_answer answer = status == LS_ERR_NOMEM ? SAGA_ANSWER_UNBEGUN : SAGA_ANSWER_ERROR;
-        queue_answer(h, attempt, answer, NULL, reference, err.text);
-        return;
-    }
-    if (diag_enabled(DIAG_DEBUG)) {
-        diag(DIAG_DEBUG, "saga call", "gtid", attempt->saga->gtid, "step", diag_u64(attempt->step), "op",
-             saga_op_name(attempt->op), NULL);
-    }
-    run_hold(attempt->run); /* the list's */
-    attempt->next = h->calls;
-    h->calls = attempt;
-    (void)failpoint_hit(FP_saga_call_sent);
+    struct saga_event *event = queue_answer(h, attempt, verdict->answer, NULL, verdict->business, verdict->reason);
+    event->answer.local = verdict->local;
+    event->answer.final = verdict->final;
 }
 
 static void send_attempt(struct saga_host *h, const struct saga_effect *effect) {
@@ -420,8 +392,10 @@ static void send_attempt(struct saga_host *h, const struct saga_effect *effect) 
     h->stats.attempts++;
     h->stats.retries += effect->attempt > 1;
     if (effect->saga->steps[effect->step].call) {
-        send_call(h, attempt);
-        run_drop(attempt->run); /* the list, or nobody, holds it now */
+        if (!saga_calls_add(h->calls, attempt)) {
+            fatal_no_memory();
+        }
+        run_drop(attempt->run); /* the queue holds it now */
         return;
     }
     struct ls_error err;
@@ -431,10 +405,10 @@ static void send_attempt(struct saga_host *h, const struct saga_effect *effect) 
         /* Forward that is a business error. Backward nothing helps but a human, now as well as after twenty attempts.
          */
         enum saga_answer answer = attempt->op == SAGA_OP_UNDO ? SAGA_ANSWER_BROKEN : SAGA_ANSWER_ERROR;
-        queue_answer(h, attempt, answer, NULL, true, err.text);
+        (void)queue_answer(h, attempt, answer, NULL, true, err.text);
     } else if (status != LS_OK || !agents_knows_sagas(h->host->agents, participant)) {
-        queue_answer(h, attempt, SAGA_ANSWER_UNBEGUN, NULL, false,
-                     status != LS_OK ? err.text : "the participant is away, or its agent is too old for sagas");
+        (void)queue_answer(h, attempt, SAGA_ANSWER_UNBEGUN, NULL, false,
+                           status != LS_OK ? err.text : "the participant is away, or its agent is too old for sagas");
     } else {
         struct engine_event event = {.kind = EV_RUN};
         event.run.ref = (uint64_t)(uintptr_t)attempt;
@@ -475,28 +449,45 @@ void saga_host_on_accepted(struct saga_host *h, const struct engine_effect *effe
 
 void saga_host_on_refused(struct saga_host *h, const struct engine_effect *effect) {
     (void)effect;
-    queue_answer(h, h->submitting, SAGA_ANSWER_UNBEGUN, NULL, false,
-                 "its participant is away, or takes no more just now");
+    (void)queue_answer(h, h->submitting, SAGA_ANSWER_UNBEGUN, NULL, false,
+                       "its participant is away, or takes no more just now");
 }
 
-/* What the step returned is kept for the references of others. */
-static void keep_result(struct run_attempt *attempt) {
+/* What the step returned is kept for the references of others, and for its client as long as all of them together stay
+ * within limits.result_bytes. False: it is a call's, others need it, and it is too much. */
+static bool keep_result(struct run_attempt *attempt) {
     struct run *run = attempt->saga->run;
     if (!attempt->result.there) {
-        return;
+        return true;
     }
     if (run->results == NULL) {
         run->results = calloc(run->document->step_count, sizeof *run->results);
         if (run->results == NULL) {
             fatal_no_memory();
-            return;
+            return true;
         }
     }
     struct run_result *to = &run->results[attempt->step];
+    bool call = run->document->saga_steps[attempt->step].service != NULL;
+    bool referenced = run->document->steps[attempt->step].referenced;
+    size_t old = to->rows_json == NULL ? 0 : strlen(to->rows_json);
+    size_t length = attempt->result.rows_json == NULL ? 0 : strlen(attempt->result.rows_json);
+    bool fits = run->bytes - old + length <= attempt->saga->sagas->host->conf.result_bytes_max;
+    if (!fits && (call || !referenced)) { /* what a participant answers to others is bounded by its barrier rows */
+        free(attempt->result.rows_json);
+        attempt->result = (struct run_result){.there = attempt->result.there, .affected = attempt->result.affected};
+        length = 0;
+    }
+    if (!fits && call && referenced) {
+        attempt->result.there = false;
+        return false;
+    }
     free(to->rows_json);
     json_decref(to->rows);
     *to = attempt->result;
+    run->bytes = run->bytes - old + length;
     attempt->result = (struct run_result){0};
+    return true;
 }
 
 static enum saga_answer barrier_answer(const struct run_attempt *attempt) {
@@ -520,21 +511,21 @@ static void answer_attempt(struct saga_host *h, struct run_attempt *attempt, con
     if (answered) {
         enum saga_answer answer = barrier_answer(attempt);
         if (answer == SAGA_ANSWER_DONE) {
-            keep_result(attempt);
+            (void)keep_result(attempt);
         }
-        queue_answer(h, attempt, answer, NULL, false, NULL);
+        (void)queue_answer(h, attempt, answer, NULL, false, NULL);
     } else if (txn->outcome == OUTCOME_COMMITTED) {
         /* It committed, and what it returned was lost with the link: the next attempt is told. */
-        queue_answer(h, attempt, SAGA_ANSWER_UNKNOWN, NULL, false, "the answer was lost; it is asked again");
+        (void)queue_answer(h, attempt, SAGA_ANSWER_UNKNOWN, NULL, false, "the answer was lost; it is asked again");
     } else if (txn->outcome == OUTCOME_HAZARD) {
-        queue_answer(h, attempt, SAGA_ANSWER_BROKEN, cause->sqlstate, false, cause->reason);
+        (void)queue_answer(h, attempt, SAGA_ANSWER_BROKEN, cause->sqlstate, false, cause->reason);
     } else if (strcmp(cause->sqlstate, "LS002") == 0) {
-        queue_answer(h, attempt, SAGA_ANSWER_NO_ROW, cause->sqlstate, false, cause->reason);
+        (void)queue_answer(h, attempt, SAGA_ANSWER_NO_ROW, cause->sqlstate, false, cause->reason);
     } else if (!cause->begun) {
-        queue_answer(h, attempt, SAGA_ANSWER_UNBEGUN, cause->sqlstate, false, cause->reason);
+        (void)queue_answer(h, attempt, SAGA_ANSWER_UNBEGUN, cause->sqlstate, false, cause->reason);
     } else {
         bool mismatch = cause->sqlstate[0] == '\0' && cause->has_step && !cause->retryable; /* expect_rows */
-        queue_answer(h, attempt, SAGA_ANSWER_ERROR, cause->sqlstate, mismatch, cause->reason);
+        (void)queue_answer(h, attempt, SAGA_ANSWER_ERROR, cause->sqlstate, mismatch, cause->reason);
     }
 }
 
@@ -590,9 +581,9 @@ bool saga_host_forgotten(const struct saga_host *h, const struct ls_gtid *gtid) 
 
 static void abandon(struct saga_host *h, const struct saga_effect *effect) {
     const struct saga_run *r = effect->saga->host;
-    for (struct run_attempt *call = h->calls; call != NULL; call = call->next) {
-        if (call->saga == r && call->step == effect->step && call->number == effect->attempt) {
-            drop_call(h, call); /* the service may have done it, or may do it still: its `undo` follows */
+    for (struct run_attempt *call = r->calls; call != NULL; call = call->saga_next) {
+        if (call->step == effect->step && call->number == effect->attempt) {
+            saga_calls_abandon(h->calls, call); /* its `undo` follows */
             return;
         }
     }
@@ -766,7 +757,7 @@ static void arm_timer(struct saga_host *h) {
     }
 }
 
-void saga_host_turn(struct saga_host *h) {
+static void step_all(struct saga_host *h) {
     while (h->first != NULL) {
         struct pending *p = h->first;
         h->first = p->next;
@@ -776,6 +767,12 @@ void saga_host_turn(struct saga_host *h) {
         step(h, &p->event);
         free(p);
     }
+}
+
+void saga_host_turn(struct saga_host *h) {
+    step_all(h);
+    saga_calls_turn(h->calls);
+    step_all(h); /* what could not leave has failed */
     arm_timer(h);
 }
 
@@ -852,7 +849,7 @@ static enum ls_status log_audit(struct saga_host *h, struct saga_run *r, enum sa
 enum ls_status saga_host_operate(struct saga_host *h, const struct saga *saga, enum saga_act act, const char *who,
                                  const char *reason) {
     struct saga_run *r = saga->host;
-    uint64_t need = saga_log_missing(r->log_reserved, saga->step_count);
+    uint64_t need = saga_log_missing(r->log_reserved, saga);
     if (!engine_saga_reserve(h->host->engine, need)) {
         return LS_ERR_FULL;
     }
@@ -907,7 +904,8 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
                                      .saga_deadline_ms = host->conf.saga_deadline_ms,
                                      .participant = participant_number,
                                      .context = host->registry,
-                                     .service = any_service};
+                                     .service = any_service,
+                                     .from_log = true};
     struct document *document;
     struct document_error error;
     if (document_parse((const char *)begin->document.data, begin->document.len, &limits, &document, &error) != LS_OK ||

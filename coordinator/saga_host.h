@@ -15,6 +15,7 @@
 #include "coordinator/run.h"
 
 struct host;
+struct saga_calls;
 struct saga_host;
 
 /* What the host keeps of one saga: saga->host. */
@@ -29,7 +30,8 @@ struct saga_run {
     struct saga *saga;  /* NULL once it has ended */
     uint32_t unsettled; /* attempts whose transaction has no outcome yet */
     uint64_t log_reserved;
-    const char *body; /* while it begins: what goes into the log */
+    struct run_attempt *calls; /* at services, on their way or waiting (saga_calls.h) */
+    const char *body;          /* while it begins: what goes into the log */
     size_t body_length;
     uint64_t begin_position;
     struct saga_run *next, *prev; /* all of them */
@@ -40,6 +42,7 @@ void saga_host_free(struct saga_host *h);
 /* Brings back what the log holds; before the loop runs. */
 enum ls_status saga_host_recover(struct saga_host *h, const struct saga_fold *fold, struct ls_error *err) LS_MUST_CHECK;
 struct sagas *saga_host_machine(struct saga_host *h);
+struct saga_calls *saga_host_calls(struct saga_host *h);
 
 /* Begins one: `run` holds a saga's document (a reference is taken), `body` its text. */
 enum engine_saga_answer saga_host_begin(struct saga_host *h, struct run *run, const char *body, size_t length,

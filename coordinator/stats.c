@@ -25,7 +25,8 @@ struct followed {
 static struct followed begun, committed, aborted, hazards, read_only, one_participant, refused, strangers;
 static struct followed sagas_begun, sagas_completed, sagas_compensated, sagas_stuck, saga_alerts, saga_attempts,
     saga_retries;
-static struct followed alerts_raised[ALERT_CAUSE_COUNT], alerts_delivered, alerts_failed, alerts_dropped;
+static struct followed alerts_raised[ALERT_CAUSE_COUNT], alerts_delivered, alerts_failed, alerts_dropped,
+    alerts_refused;
 static struct metric *alerts_queued;
 static struct followed accept_failures, log_writes, log_syncs, log_idle_syncs, log_batches, log_bytes;
 static struct metric *in_flight, *in_doubt, *waiting, *keys, *log_unsynced, *log_room, *log_reserved, *log_open,
@@ -117,6 +118,8 @@ static void setup_alerts(void) {
     alerts_delivered.metric = counter("lockstepd_alert_deliveries_total", help, "result=\"delivered\"");
     alerts_failed.metric = counter("lockstepd_alert_deliveries_total", help, "result=\"failed\"");
     alerts_dropped.metric = counter("lockstepd_alerts_dropped_total", "Alerts that found the queue full.", NULL);
+    alerts_refused.metric =
+        counter("lockstepd_alerts_refused_total", "Alerts that the receiver refused for good.", NULL);
     alerts_queued = gauge("lockstepd_alerts_queued", "Alerts that wait for their receiver.");
 }
 
@@ -127,6 +130,7 @@ static void render_alerts(const struct alert_stats *a) {
     follow(&alerts_delivered, a->delivered);
     follow(&alerts_failed, a->failed);
     follow(&alerts_dropped, a->dropped);
+    follow(&alerts_refused, a->refused);
     metric_set(alerts_queued, a->queued);
 }
 

@@ -207,6 +207,25 @@ static enum ls_status walk_ref(struct walk *walk, const json_t *value, struct do
                : fail(walk, LS_ERR_INVALID, "invalid_value", arg_path(walk, index).text, "%s", form);
 }
 
+bool document_has_real(const json_t *value) {
+    bool found = json_is_real(value);
+    const char *key;
+    json_t *inner;
+    size_t index;
+    json_array_foreach(value, index, inner) {
+        found = found || document_has_real(inner);
+    }
+    json_object_foreach((json_t *)(uintptr_t)value, key, inner) {
+        found = found || document_has_real(inner);
+    }
+    return found;
+}
+
+static enum ls_status refuse_real(struct walk *walk, size_t index) {
+    return fail(walk, LS_ERR_INVALID, "wrong_type", arg_path(walk, index).text,
+                "numbers in args are integers; send decimals as strings (\"30.10\"), so that nothing is rounded");
+}
+
 static enum ls_status walk_arg_object(struct walk *walk, const json_t *value, struct document_arg *arg, size_t index) {
     const char *key;
     json_t *inner;
@@ -223,7 +242,9 @@ static enum ls_status walk_arg_object(struct walk *walk, const json_t *value, st
             arg->json = inner;
             arg->owned = json_dumps(inner, JSON_COMPACT | JSON_ENCODE_ANY);
             arg->text = arg->owned;
-            if (arg->owned == NULL) {
+            if (document_has_real(inner) && !walk->limits->from_log) {
+                status = refuse_real(walk, index);
+            } else if (arg->owned == NULL) {
                 status = fail(walk, LS_ERR_NOMEM, "no_memory", arg_path(walk, index).text, "out of memory");
             }
         } else {
@@ -252,8 +273,7 @@ static enum ls_status walk_arg(struct walk *walk, const json_t *value, struct do
         arg->kind = DOCUMENT_ARG_NULL;
         return LS_OK;
     case JSON_REAL:
-        return fail(walk, LS_ERR_INVALID, "wrong_type", arg_path(walk, index).text,
-                    "numbers in args are integers; send decimals as strings (\"30.10\"), so that nothing is rounded");
+        return refuse_real(walk, index);
     case JSON_ARRAY:
         return fail(walk, LS_ERR_INVALID, "wrong_type", arg_path(walk, index).text,
                     "an argument is a string, integer, boolean, null or {\"json\": ...}; send an array as text "

@@ -104,6 +104,7 @@ struct document_limits {
     /* Is there a service of this name? NULL: none. */
     bool (*service)(void *service_context, const char *name);
     void *service_context;
+    bool from_log; /* it was taken once: what only later versions refuse is let through */
 };
 
 #define DOCUMENT_PATH_MAX 192
@@ -123,6 +124,10 @@ void document_free(struct document *document);
 
 /* json_loadb() that tells bad text from short memory. Main thread only. */
 json_t *document_json(const char *text, size_t length, size_t flags, json_error_t *error, bool *ret_exhausted);
+
+/* Does it hold a number with a fraction or an exponent? Those are read as doubles: 30.10 would leave as
+ * 30.100000000000001. */
+bool document_has_real(const json_t *value);
 
 /* "500ms", "30s", "5min", "1h": digits and a unit. LS_ERR_INVALID leaves *ret_ms alone. */
 enum ls_status document_duration(const char *text, uint64_t *ret_ms) LS_MUST_CHECK;

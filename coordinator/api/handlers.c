@@ -646,6 +646,7 @@ static void handle_other(struct conn *conn, struct evhttp_request *http, const s
     case ROUTE_DLQ_RETRY:
     case ROUTE_DLQ_SKIP:
     case ROUTE_DLQ_COMPENSATE:
+    case ROUTE_DLQ_REFUSE:
     case ROUTE_EVENTS:
     case ROUTE_FLOWS:
     case ROUTE_FLOW:
@@ -694,11 +695,13 @@ static void handle_route(struct conn *conn, struct evhttp_request *http, const s
     case ROUTE_DLQ_RETRY:
     case ROUTE_DLQ_SKIP:
     case ROUTE_DLQ_COMPENSATE:
+    case ROUTE_DLQ_REFUSE:
         if (no_query(conn, http)) {
             handle_dlq_act(conn, http, match->gtid,
-                           match->route == ROUTE_DLQ_RETRY  ? SAGA_ACT_RETRY
-                           : match->route == ROUTE_DLQ_SKIP ? SAGA_ACT_SKIP
-                                                            : SAGA_ACT_COMPENSATE);
+                           match->route == ROUTE_DLQ_RETRY    ? SAGA_ACT_RETRY
+                           : match->route == ROUTE_DLQ_SKIP   ? SAGA_ACT_SKIP
+                           : match->route == ROUTE_DLQ_REFUSE ? SAGA_ACT_REFUSE
+                                                              : SAGA_ACT_COMPENSATE);
         }
         return;
     case ROUTE_EVENTS:

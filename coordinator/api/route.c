@@ -35,6 +35,7 @@ static const struct entry entries[] = {
     {"POST", "/v1/dlq/" GTID "/retry", ROUTE_DLQ_RETRY},
     {"POST", "/v1/dlq/" GTID "/skip", ROUTE_DLQ_SKIP},
     {"POST", "/v1/dlq/" GTID "/compensate", ROUTE_DLQ_COMPENSATE},
+    {"POST", "/v1/dlq/" GTID "/refuse", ROUTE_DLQ_REFUSE},
     {"GET", "/v1/events", ROUTE_EVENTS},
     {"GET", "/v1/flows", ROUTE_FLOWS},
     {"GET", "/v1/flows/" GTID, ROUTE_FLOW},

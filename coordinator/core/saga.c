@@ -37,7 +37,10 @@
  *   - backward, its `undo` is sent whatever is known of it, in its place in the order; the service undoes if it has
  *     done, and remembers if it has not;
  *   - a pivot that is a call and did not answer is asked by the same `do` again, whose key makes it run once. If it
- *     happens now, the saga goes on; a business error is its final no;
+ *     happens now, the saga goes on. A no to its first attempt is one; a no to a later one may only mean that an
+ * earlier one is being worked on, so it counts when the service says that it speaks for all of them (answer.final), and
+ * is a failure like another otherwise. A failure of ours never counts: the service was not asked;
+ *   - one that never answers is for an operator, who finds out: `skip`, it has happened; `refuse`, it has not;
  *   - asking makes it happen, so a later life must know whether it may have left at all: one record more, RUNNING ->
  *     RUNNING, stands before it leaves. All steps before it are done then.
  */
@@ -87,7 +90,7 @@ static const struct move moves[] = {
     {SAGA_COMPENSATING, SAGA_STUCK, "a compensation used up its attempts"},
     {SAGA_STUCK, SAGA_RUNNING, "an operator: retry or skip, or compensate once the pivot is settled"},
     {SAGA_STUCK, SAGA_PASSED, "an operator: retry or skip"},
-    {SAGA_STUCK, SAGA_COMPENSATING, "an operator: retry, skip or compensate"},
+    {SAGA_STUCK, SAGA_COMPENSATING, "an operator: retry, skip, compensate or refuse"},
 };
 
 static const struct move known_moves[] = {
@@ -136,7 +139,7 @@ const char *saga_op_name(enum saga_op op) {
     return names[op];
 }
 const char *saga_act_name(enum saga_act act) {
-    static const char *const names[] = {"retry", "skip", "compensate"};
+    static const char *const names[] = {"retry", "skip", "compensate", "refuse"};
     return names[act];
 }
 
@@ -456,10 +459,28 @@ static bool pivot_has_happened(const struct saga *s) {
     return false;
 }
 
+static bool is_call_pivot(const struct saga_step *step) {
+    return step->call && step->kind == SAGA_PIVOT;
+}
+
+static bool is_unsettled_pivot(const struct saga_step *step) {
+    return step->kind == SAGA_PIVOT && step->known == SAGA_SENT && !step->skip_do;
+}
+
 /* Was the pivot sent, and is its answer not known? Then nobody may turn yet. */
 static struct saga_step *unsettled_pivot(struct saga *s) {
     struct saga_step *pivot = pivot_of(s);
-    return pivot != NULL && pivot->known == SAGA_SENT && !pivot->skip_do ? pivot : NULL;
+    return pivot != NULL && is_unsettled_pivot(pivot) ? pivot : NULL;
+}
+
+/* Is it for a human to find out whether the pivot has happened? */
+static bool is_call_pivot_unsettled(const struct saga *s) {
+    for (uint32_t i = 0; i < s->step_count; i++) {
+        if (is_call_pivot(&s->steps[i]) && is_unsettled_pivot(&s->steps[i])) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool has_kind(const struct saga *s, enum saga_kind kind) {
@@ -567,7 +588,7 @@ static void stick(struct sagas *m, struct saga *s) {
 static void abandon_forward(struct sagas *m, struct saga *s) {
     for (uint32_t i = 0; i < s->step_count; i++) {
         struct saga_step *step = &s->steps[i];
-        bool asked = step->call && step->kind == SAGA_PIVOT; /* its answer is what everybody waits for */
+        bool asked = is_call_pivot(step); /* its answer is what everybody waits for */
         if (step->op == SAGA_OP_DO && !asked) {
             struct saga_effect *effect = emit(m, SAGA_FX_ABANDON, s);
             effect->step = i;
@@ -642,7 +663,7 @@ static void go_forward(struct sagas *m, struct saga *s, uint64_t *next_us) {
             !is_due(m, step, next_us)) {
             continue;
         }
-        if (step->call && step->kind == SAGA_PIVOT && !s->pivot_sent) {
+        if (is_call_pivot(step) && !s->pivot_sent) {
             log_move(m, s, SAGA_RUNNING);
             return; /* every other step is done, or comes after it */
         }
@@ -804,7 +825,7 @@ static void on_begin(struct sagas *m, struct saga *s) {
 
 /* What an earlier life may have done to a step, by the newest durable state. */
 static enum saga_known known_after_start(const struct saga *s, const struct saga_step *step, enum saga_state state) {
-    bool retriable = step->kind == SAGA_RETRIABLE, call_pivot = step->call && step->kind == SAGA_PIVOT;
+    bool retriable = step->kind == SAGA_RETRIABLE, call_pivot = is_call_pivot(step);
     switch (state) {
     case SAGA_RUNNING:
         return retriable || (call_pivot && !s->pivot_sent) ? SAGA_UNSENT : SAGA_SENT;
@@ -839,6 +860,7 @@ static void on_recover(struct sagas *m, const struct saga_event *event) {
     s->deadline_us = m->now_us + event->recover.deadline_left_us;
     for (uint32_t i = 0; i < s->step_count; i++) {
         s->steps[i].known = known_after_start(s, &s->steps[i], state == SAGA_STUCK ? from : state);
+        s->steps[i].doubted = is_call_pivot(&s->steps[i]) && s->pivot_sent;
     }
     enter(m, s);
     if (state != SAGA_STUCK) {
@@ -866,6 +888,12 @@ static const struct saga_policy *policy_of(const struct saga *s, enum saga_op op
     return saga_policy(error == SAGA_ERROR_BUSINESS ? SAGA_ERROR_TIMEOUT : error);
 }
 
+/* Would every later attempt fail like this one? */
+static bool is_hopeless(const struct saga_step *step, const struct saga_event *event) {
+    bool unasked = event->answer.local && is_call_pivot(step) && step->doubted;
+    return event->answer.answer == SAGA_ANSWER_BROKEN || unasked;
+}
+
 /* An attempt has failed: again later, or never. */
 static void attempt_failed(struct sagas *m, struct saga *s, struct saga_step *step, enum saga_op op,
                            enum saga_error error, const struct saga_event *event) {
@@ -887,7 +915,7 @@ static void attempt_failed(struct sagas *m, struct saga *s, struct saga_step *st
         (void)snprintf(failure.reason, sizeof failure.reason, "%s", reason);
         saga_remember(s, &failure);
     }
-    bool over = event->answer.answer == SAGA_ANSWER_BROKEN || step->tries >= most || step->unbegun >= SAGA_UNBEGUN_MAX;
+    bool over = is_hopeless(step, event) || step->tries >= most || step->unbegun >= SAGA_UNBEGUN_MAX;
     if (over && s->ticket == 0 && s->state != SAGA_STUCK) {
         set_cause(s, index, policy->error, sqlstate, "%s", reason);
         stick(m, s);
@@ -898,7 +926,11 @@ static void attempt_failed(struct sagas *m, struct saga *s, struct saga_step *st
 static void business_error(struct sagas *m, struct saga *s, struct saga_step *step, const struct saga_event *event) {
     uint32_t index = (uint32_t)(step - s->steps);
     bool forward = s->state == SAGA_RUNNING && s->ticket == 0 && !s->turning;
-    if (step->call && step->kind == SAGA_PIVOT && s->state == SAGA_RUNNING) {
+    enum saga_state state = s->state == SAGA_STUCK ? s->from : s->state;
+    bool unsettled = is_call_pivot(step) && state == SAGA_RUNNING;
+    if (unsettled && step->doubted && !(event->answer.final && !event->answer.local)) {
+        forward = false; /* not its no to what was asked before */
+    } else if (unsettled) {
         set_known(m, step, SAGA_CANCELLED); /* no row can say so later */
         if (s->turning) {
             return; /* what it turned for stays the cause */
@@ -919,6 +951,14 @@ static void business_error(struct sagas *m, struct saga *s, struct saga_step *st
     want_turn(m, s);
 }
 
+/* It goes on. What it wanted to turn for is forgotten: there is no way back. */
+static void stop_turning(struct saga *s, uint64_t now_us) {
+    s->turning = false;
+    s->deadline_us = now_us + s->deadline_span_us;
+    s->cause_step = UINT32_MAX;
+    s->sqlstate[0] = s->reason[0] = '\0';
+}
+
 /* The barrier row has been read. */
 static void row_is(struct sagas *m, struct saga *s, struct saga_step *step, enum saga_op op, enum saga_known row,
                    const struct saga_event *event) {
@@ -930,11 +970,14 @@ static void row_is(struct sagas *m, struct saga *s, struct saga_step *step, enum
     step->tries = step->unbegun = 0;
     step->due_us = m->now_us;
     if (step->kind == SAGA_PIVOT && row == SAGA_DONE && s->turning) {
-        s->turning = false; /* it has happened: there is no way back, so it goes on */
-        s->deadline_us = m->now_us + s->deadline_span_us;
-        s->cause_step = UINT32_MAX;
-        s->sqlstate[0] = s->reason[0] = '\0';
+        stop_turning(s, m->now_us); /* it has happened */
     }
+}
+
+/* Did this attempt come to the service, as far as can be told, and leave open what it did there? */
+static bool leaves_doubt(const struct saga_step *step, enum saga_op op, const struct saga_event *event) {
+    return is_call_pivot(step) && op == SAGA_OP_DO && step->known == SAGA_SENT && !event->answer.local &&
+           event->answer.answer != SAGA_ANSWER_UNBEGUN;
 }
 
 static void on_answer(struct sagas *m, const struct saga_event *event) {
@@ -979,6 +1022,7 @@ static void on_answer(struct sagas *m, const struct saga_event *event) {
         attempt_failed(m, s, step, op, SAGA_ERROR_TIMEOUT, event);
         break;
     }
+    step->doubted = step->doubted || leaves_doubt(step, op, event);
     advance(m, s);
 }
 
@@ -1017,6 +1061,9 @@ const char *saga_may(const struct saga *s, enum saga_act act) {
     case SAGA_ACT_RETRY:
         return NULL;
     case SAGA_ACT_SKIP:
+        if (s->from == SAGA_RUNNING && s->turning && is_call_pivot_unsettled(s)) {
+            return NULL; /* the pivot's, whatever is the cause */
+        }
         if (s->cause_step == UINT32_MAX) {
             return "no step is the cause: retry or compensate";
         }
@@ -1028,9 +1075,38 @@ const char *saga_may(const struct saga *s, enum saga_act act) {
             return "the point of no return has been passed: retry or skip";
         }
         return s->from == SAGA_COMPENSATING ? "it is being compensated already: retry or skip" : NULL;
+    case SAGA_ACT_REFUSE:
+        return s->from == SAGA_RUNNING && is_call_pivot_unsettled(s)
+                   ? NULL
+                   : "no pivot at a service was sent and has not answered";
     }
     assert(!"act");
     return "unknown act";
+}
+
+static void skip(struct saga *s, uint64_t now_us) {
+    if (s->from == SAGA_COMPENSATING) {
+        s->steps[s->cause_step].skip_undo = true;
+    } else if (s->turning) { /* saga_may(): the pivot, a call, has happened */
+        pivot_of(s)->skip_do = true;
+        stop_turning(s, now_us);
+    } else {
+        s->steps[s->cause_step].skip_do = true;
+    }
+}
+
+/* The pivot, a call, has not happened. An attempt that is on its way still is not listened to any more. */
+static void refuse(struct sagas *m, struct saga *s) {
+    struct saga_step *pivot = pivot_of(s);
+    if (pivot->op == SAGA_OP_DO) {
+        struct saga_effect *effect = emit(m, SAGA_FX_ABANDON, s);
+        effect->step = (uint32_t)(pivot - s->steps);
+        effect->attempt = pivot->attempt;
+        pivot->op = SAGA_OP_NONE;
+    }
+    set_known(m, pivot, SAGA_CANCELLED);
+    s->turning = true;
+    abandon_forward(m, s);
 }
 
 static void on_operate(struct sagas *m, const struct saga_event *event) {
@@ -1043,16 +1119,16 @@ static void on_operate(struct sagas *m, const struct saga_event *event) {
     case SAGA_ACT_RETRY:
         break;
     case SAGA_ACT_SKIP:
-        if (s->from == SAGA_COMPENSATING) {
-            s->steps[s->cause_step].skip_undo = true;
-        } else {
-            s->steps[s->cause_step].skip_do = true;
-        }
+        skip(s, m->now_us);
         break;
     case SAGA_ACT_COMPENSATE:
         s->turning = true;
         abandon_forward(m, s);
         to = unsettled_pivot(s) == NULL ? SAGA_COMPENSATING : SAGA_RUNNING;
+        break;
+    case SAGA_ACT_REFUSE:
+        refuse(m, s);
+        to = SAGA_COMPENSATING;
         break;
     }
     s->deadline_us = m->now_us + s->deadline_span_us;

@@ -88,6 +88,7 @@ struct saga_step {
     uint32_t tries, unbegun; /* of what is being tried, failed so far */
     uint64_t due_us;
     bool skip_do, skip_undo; /* an operator's word: counts as done, as undone */
+    bool doubted;            /* a pivot that is a call: an attempt may have come there, and its end is not known */
     /* for display */
     uint32_t attempts;
     uint64_t first_unix_ms, settled_unix_ms;
@@ -154,7 +155,8 @@ enum saga_answer {
     SAGA_ANSWER_BROKEN   /* a hazard, or an undo whose reference is not there: no attempt can do more */
 };
 
-enum saga_act { SAGA_ACT_RETRY, SAGA_ACT_SKIP, SAGA_ACT_COMPENSATE };
+/* REFUSE: a pivot that is a call and does not answer has not happened, and will not. SKIP of it: it has. */
+enum saga_act { SAGA_ACT_RETRY, SAGA_ACT_SKIP, SAGA_ACT_COMPENSATE, SAGA_ACT_REFUSE };
 
 struct saga_event {
     enum saga_event_kind kind;
@@ -176,6 +178,8 @@ struct saga_event {
             enum saga_answer answer;
             const char *sqlstate, *reason; /* may be NULL */
             bool mismatch;
+            bool local; /* of ours: this attempt at a call never left, so it says nothing about earlier ones */
+            bool final; /* a service's no that speaks for every attempt under its key */
         } answer;
         const char *reason; /* CANCEL */
         struct {

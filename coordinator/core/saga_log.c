@@ -14,12 +14,14 @@
 _Static_assert(LS_DEFAULT_STATEMENTS_MAX *END_PER_STEP + END_FIXED <= LS_LOG_RECORD_MAX, "an end must fit one record");
 _Static_assert(LS_SAGA_BODY_CEILING + BEGIN_FIXED <= LS_LOG_RECORD_MAX, "a begin must fit one record");
 
-static uint64_t two_phases(uint32_t step_count) {
-    return 2 * (PHASE_FIXED + (uint64_t)step_count * PHASE_PER_STEP);
+_Static_assert(PHASE_FIXED >= SAGA_LOG_AUDIT_MAX, "saga_log_need() counts the first audit as a phase");
+
+static uint64_t phase_most(uint32_t step_count) {
+    return PHASE_FIXED + (uint64_t)step_count * PHASE_PER_STEP;
 }
 
 uint64_t saga_log_pivot_need(uint32_t step_count) {
-    return two_phases(step_count) / 2;
+    return phase_most(step_count);
 }
 
 static uint64_t end_most(uint32_t step_count) {
@@ -27,7 +29,7 @@ static uint64_t end_most(uint32_t step_count) {
 }
 
 size_t saga_log_record_max(size_t document, uint32_t step_count) {
-    size_t begin = BEGIN_FIXED + document, phase = PHASE_FIXED + (size_t)step_count * PHASE_PER_STEP;
+    size_t begin = BEGIN_FIXED + document, phase = (size_t)phase_most(step_count);
     size_t end = END_FIXED + (size_t)step_count * END_PER_STEP;
     size_t most = begin > phase ? begin : phase;
     return most > end ? most : end;
@@ -35,11 +37,21 @@ size_t saga_log_record_max(size_t document, uint32_t step_count) {
 
 uint64_t saga_log_need(size_t document, uint32_t step_count) {
     uint64_t begin = BEGIN_FIXED + document;
-    return 2 * begin + 2 * two_phases(step_count) + end_most(step_count);
+    /* The point of no return or the turn, a dead letter, an operator's word with its audit, another dead letter. */
+    return 2 * begin + 5 * phase_most(step_count) + end_most(step_count);
 }
 
-uint64_t saga_log_missing(uint64_t reserved, uint32_t step_count) {
-    uint64_t wanted = SAGA_LOG_AUDIT_MAX + two_phases(step_count) + end_most(step_count);
+static bool pivot_may_leave(const struct saga *s) {
+    bool may = false;
+    for (uint32_t i = 0; i < s->step_count; i++) {
+        may = may || (s->steps[i].call && s->steps[i].kind == SAGA_PIVOT);
+    }
+    return may && s->from == SAGA_RUNNING && !s->pivot_sent;
+}
+
+uint64_t saga_log_missing(uint64_t reserved, const struct saga *s) {
+    unsigned phases = 2u + (s->from == SAGA_RUNNING) + pivot_may_leave(s); /* its move, and one more dead letter */
+    uint64_t wanted = SAGA_LOG_AUDIT_MAX + phases * phase_most(s->step_count) + end_most(s->step_count);
     return reserved < wanted ? wanted - reserved : 0;
 }
 

@@ -26,10 +26,10 @@ uint64_t saga_log_need(size_t document, uint32_t step_count);
 /* And for a pivot that is a call: what stands before it leaves. */
 uint64_t saga_log_pivot_need(uint32_t step_count);
 /* What must be reserved in addition before an operator's word about a stuck saga that has `reserved` bytes left: enough
- * for its audit, its move, one more dead letter and the end. What was reserved at the begin covers the first words, so
- * that a log full of dead letters can be worked off. */
+ * for its audit, its move, that its pivot leaves, the point of no return or the turn, one more dead letter and the end.
+ * What was reserved at the begin covers the first word, so that a log full of dead letters can be worked off. */
 #define SAGA_LOG_AUDIT_MAX 2048u
-uint64_t saga_log_missing(uint64_t reserved, uint32_t step_count);
+uint64_t saga_log_missing(uint64_t reserved, const struct saga *saga);
 
 /* ---- recovery */
 struct saga_found {

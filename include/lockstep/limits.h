@@ -75,11 +75,13 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_SAGA_DEADLINE_MS_MAX ((uint64_t)30 * 86400000)
 #define LS_SAGA_ATTEMPTS_MAX 1000u
 #define LS_DEFAULT_CALL_ANSWER_MAX (64u << 10) /* limits.call_answer, bytes of a service's answer */
+#define LS_DEFAULT_CALLS_MAX 1024u             /* limits.calls, of sagas at services at once */
 #define LS_DEFAULT_CALL_CONNECTIONS 64u        /* calls.connections, to one service at once */
 #define LS_DEFAULT_ALERT_WINDOW_MS 300000u     /* alerts.window: one alert per cause in it */
 #define LS_DEFAULT_ALERT_IN_DOUBT_MS 60000u    /* alerts.in_doubt: in doubt for longer is an alert */
 #define LS_DEFAULT_ALERT_TIMEOUT_MS 10000u     /* alerts.timeout: of one delivery */
 #define LS_ALERT_QUEUE_MAX 64u                 /* alerts that wait for their receiver */
+#define LS_ALERT_REFUSALS_MAX 5u               /* after so many 4xx one is dropped */
 #define LS_DEFAULT_LOCK_TIMEOUT_MS 5000u       /* limits.lock_timeout */
 #define LS_LOCK_TIMEOUT_MS_MIN 1u
 #define LS_LOCK_TIMEOUT_MS_MAX 3600000u /* cannot be switched off either */

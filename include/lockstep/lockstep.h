@@ -105,7 +105,7 @@ enum lockstep_wait {
 
 struct lockstep; /* a client: connections to one coordinator */
 /* What an operator can say about a stuck saga. */
-enum lockstep_act { LOCKSTEP_ACT_RETRY = 0, LOCKSTEP_ACT_SKIP, LOCKSTEP_ACT_COMPENSATE };
+enum lockstep_act { LOCKSTEP_ACT_RETRY = 0, LOCKSTEP_ACT_SKIP, LOCKSTEP_ACT_COMPENSATE, LOCKSTEP_ACT_REFUSE };
 
 struct lockstep_call; /* an asynchronous call under way */
 

@@ -147,6 +147,9 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " union all select pg_catalog.quote_ident(r.name) || ' is a superuser, nothing would bound its branches',"                \
     " 'ALTER ROLE ' || pg_catalog.quote_ident(r.name) || ' NOSUPERUSER'"                                                      \
     " from role r join pg_catalog.pg_roles p on p.oid operator(pg_catalog.=) r.oid where p.rolsuper"                          \
+    " union all select me.name || ' is the agent''s own role: what runs as it may do what only the agent may',"              \
+    " 'give the applications database roles of their own in `roles`'"                                                         \
+    " from role r, me where r.name operator(pg_catalog.=) session_user::pg_catalog.text"                                      \
     " union all select pg_catalog.quote_ident(r.name) || ' has no rights in schema lockstep',"                                \
     " 'run lockstep init-participant with --app-role ' || pg_catalog.quote_ident(r.name) || ' again, it GRANTs them'"                                     \
     " from role r where r.oid is not null and not (pg_catalog.has_schema_privilege(r.oid, 'lockstep', 'usage')"               \

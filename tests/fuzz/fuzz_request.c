@@ -27,7 +27,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
 static const char *prefix_of(enum route route) {
     if (route == ROUTE_TX_GET || route == ROUTE_TX_ABORT) return "/v1/tx/";
     if (route == ROUTE_SAGA_GET || route == ROUTE_SAGA_CANCEL) return "/v1/sagas/";
-    if (route == ROUTE_DLQ_RETRY || route == ROUTE_DLQ_SKIP || route == ROUTE_DLQ_COMPENSATE) return "/v1/dlq/";
+    if (route == ROUTE_DLQ_RETRY || route == ROUTE_DLQ_SKIP || route == ROUTE_DLQ_COMPENSATE ||
+        route == ROUTE_DLQ_REFUSE)
+        return "/v1/dlq/";
     return NULL;
 }
 

@@ -88,6 +88,12 @@ def test_app_role_is_missing(coordinator, cluster):
     refuses(agent_for(coordinator, cluster, "norole", "norole", roles={"app/checkout": "nobody_here"}), "nobody_here")
 
 
+def test_app_role_is_the_agents_own(coordinator, cluster):
+    """Statements of that application could write lockstep's own tables."""
+    make_database(cluster, "ownrole")
+    refuses(agent_for(coordinator, cluster, "ownrole", "ownrole", roles={"app/checkout": "checkout", "app/billing": "lockstep_agent"}), "own role")
+
+
 def test_standby(coordinator, cluster):
     """A server in recovery cannot prepare."""
     make_database(cluster, "primary")

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import json
 import os
+import signal
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -162,6 +163,47 @@ def test_receiver_says_500(calm):
     assert len([body for _, body in calm.receiver.letters if body.get("gtid") == name]) == 1
 
 
+def test_receiver_refuses(calm):
+    """A letter that gets 4xx again and again is given up, and holds up no other."""
+    refused = calm.admin.metrics().value("lockstepd_alerts_refused_total")
+    calm.receiver.answers = [429, 404, 400, 404, 404, 404]
+    name = dead_letter(calm)
+    wait_until(lambda: calm.admin.metrics().value("lockstepd_alerts_refused_total") == refused + 1, 60, "it is given up")
+    assert calm.coordinator.log_has("ERROR", "the receiver refuses it", name)
+    time.sleep(WINDOW_S + 0.2)  # windows have no state to ask for
+    later = dead_letter(calm)
+    calm.receiver.wait("dead_letter", later)
+    assert not [body for _, body in calm.receiver.letters if body.get("gtid") == name]
+
+
+def test_webhook_taken_away_and_put_back(calm):
+    """While it failed; what waited is delivered."""
+    alerts = calm.coordinator.config["alerts"]
+    webhook = alerts["webhook"]
+
+    def reload():
+        before = calm.coordinator.log_text().count("limits reloaded")
+        calm.coordinator.write_config()
+        calm.coordinator.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: calm.coordinator.log_text().count("limits reloaded") > before, 20, "it is reloaded")
+    calm.receiver.answers = [500] * 1000
+    before = calm.receiver.attempts
+    name = dead_letter(calm)
+    wait_until(lambda: calm.receiver.attempts >= before + 2, 20, "it has failed twice")
+    alerts.pop("webhook")
+    reload()
+    at_rest = calm.receiver.attempts
+    wait_until(lambda: calm.admin.metrics().value("lockstepd_alerts_queued") == 1, 10, "it waits")
+    time.sleep(3)  # longer than the next attempt would wait: its timer finds no receiver
+    assert calm.receiver.attempts <= at_rest + 1
+    calm.receiver.answers = []
+    alerts["webhook"] = webhook
+    reload()
+    calm.receiver.wait("dead_letter", name)
+    time.sleep(WINDOW_S + 0.2)
+    calm.receiver.wait("dead_letter", dead_letter(calm))
+
+
 def test_receiver_slow(calm):
     """It takes the letter and does not answer in time: sent again, with the same id."""
     calm.receiver.hold = threading.Event()
@@ -254,6 +296,13 @@ def test_configuration():
             made.coordinator.config["alerts"] = {"secret_file": path}
             made.coordinator.spawn()
             assert made.coordinator.wait_exit() == 78 and words in made.coordinator.log_text(), made.coordinator.log_text()
+        os.unlink(path)
+        os.mkfifo(path, 0o600)  # nobody writes into it
+        made.coordinator.spawn()
+        assert made.coordinator.wait_exit() == 78 and "not a file" in made.coordinator.log_text(), made.coordinator.log_text()
+        made.coordinator.config["alerts"] = {"webhook": "https://localhost/", "ca": path + ".nowhere"}
+        made.coordinator.spawn()
+        assert made.coordinator.wait_exit() == 78 and "alerts: CA" in made.coordinator.log_text(), made.coordinator.log_text()
         made.coordinator.config["alerts"] = {"webhook": "ftp://secret-token@example.org/"}
         made.coordinator.spawn()
         assert made.coordinator.wait_exit() == 78 and "alerts.webhook" in made.coordinator.log_text()

@@ -5,6 +5,8 @@ key, asked for after kill -9 of the coordinator; and a transaction whose end is 
 Seen if wrong: rows that stay, an `aborted` or a hazard for what was committed, a horizon that passes what is not settled or goes back.
 """
 
+import time
+
 import pytest
 
 from harness.base import stays_true, wait_until
@@ -133,6 +135,20 @@ def test_what_is_not_settled_holds_it_back(calm):
     value = calm.db["balance"].value("select v from item where k = %s", item)
     answer = calm.app.get(name)
     assert is_gone(answer) or answer.state == ("committed" if value == 2 else "aborted"), (answer, value)
+
+
+def test_the_window_begins_with_the_end(calm):
+    """Keyed runs that take longer than the whole window: each is remembered for a window behind its end, not behind its beginning."""
+    for _ in range(3):
+        key, item = fresh("idem"), fresh()
+        text = "insert into item(k, v, note) select $1, 1, extract(epoch from clock_timestamp())::text from pg_sleep(1.5)"
+        long = [{"on": "orders", "do": {"sql": text, "args": [item]}}]
+        first = calm.app.run(long, key=key, deadline="20s")
+        assert first.state == "committed", first
+        committed(calm)  # what is answered from memory is only one
+        wait_gone(calm, first.gtid)
+        kept = time.time() - float(calm.db["orders"].value("select note from item where k = %s", item))
+        assert kept >= 1, f"its key was free again {kept:.2f} s after it had run: the window is 1 s"
 
 
 def test_killed_as_it_becomes_durable(calm):

@@ -20,6 +20,7 @@ DOCUMENTED = {(method, template, status) for method, template in CONTRACT.routes
 CANNOT = {entry for entry in DOCUMENTED if entry[2] == "500"} | {("GET", "/v1/tx/{gtid}", "429"), ("POST", "/v1/tx/{gtid}/abort", "429")}
 CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "429" and "{saga}" in entry[1]}
 CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "503" and "/dlq/{" in entry[1]}  # the log is full
+CANNOT |= {("POST", "/v1/dlq/{saga}/refuse", "202")}  # wants a service: test_saga_call, whose answers are compared, too
 CANNOT |= {entry for entry in DOCUMENTED if entry[2] == "429" and ("events" in entry[1] or "flows" in entry[1])}
 UNDOCUMENTED = [(method, template) for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
                 for template in sorted(CONTRACT.document["paths"]) if (method, template) not in CONTRACT.routes]
@@ -239,7 +240,7 @@ TRIGGERS.update({
 })
 
 
-for _word in ("retry", "skip", "compensate"):
+for _word in ("retry", "skip", "compensate", "refuse"):
     TRIGGERS.update({
         ("POST", f"/v1/dlq/{{saga}}/{_word}", "400"): lambda s, word=_word: dlq(s, stuck(s), word, {"colour": "red"}),
         ("POST", f"/v1/dlq/{{saga}}/{_word}", "404"): lambda s, word=_word: dlq(s, NOBODY, word),

@@ -6,17 +6,25 @@ call and answer (S2, S3, S5, S8, S17).
 Seen if wrong: a payment twice, one that stays after `compensated`, another key for a repeated call, a call to another address.
 """
 
+import json
+import os
+import shutil
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness.base import stays_true, wait_until
+from harness.base import folder, stays_true, wait_until
 from harness.programs import free_port
 from harness.service import TABLE, PaymentService
 from harness.system import System, fresh
 from test_crash_points import settle, start_with
 from test_saga_flow import JOURNAL, ended, fails, note, notes, saga
+
+
+REFUSED = {"Lockstep-Refused": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,7 @@ def test_completed_with_its_result(calm):
     shown = calm.app.request("GET", f"/v1/sagas/{answer.saga}")
     assert shown.body["steps"][1]["call"] == "pay" and shown.body["steps"][1]["state"] == "done", shown
     assert keys(calm.service.seen(answer.saga, "do")) == {f"{answer.saga}:pay:do"}
+    assert calm.service.seen(answer.saga, "do")[0][1]["Lockstep-App"] == "app/checkout"
 
 
 def test_409_is_a_business_error(calm):
@@ -220,7 +229,7 @@ def test_pivot_that_says_no_when_asked_again(calm):
             handler.close_connection = True  # nothing done, nothing said
         else:
             wait_until(lambda: calm.admin.request("GET", f"/v1/sagas/{name[0]}").body.get("turning"), 10, "it wants to turn")
-            handler.answer(409)
+            handler.answer(409, **REFUSED)
         return True
     name = []
     calm.service.before = before
@@ -228,6 +237,146 @@ def test_pivot_that_says_no_when_asked_again(calm):
     name.append(answer.saga)
     final = ended(calm, answer.saga)
     assert final.state == "compensated" and "deadline" in final.reason and notes(calm, word) == ["do a", "undo a"], final
+
+
+@pytest.mark.parametrize("header", [{"Retry-After": "1"}, {"Lockstep-Retry": "1"}])
+def test_409_that_asks_to_be_tried_again(calm, header):
+    asked = []
+
+    def before(op, handler):
+        asked.append(op)
+        if len(asked) == 1:
+            handler.answer(409, **header)
+        return len(asked) == 1
+    calm.service.before = before
+    answer = saga(calm, [pay()])
+    assert answer.state == "completed" and payments(calm, answer.saga) == [(30, "paid")] and asked == ["do", "do"], answer
+
+
+def test_pivot_that_is_still_being_worked_on(calm):
+    """Called again while the first call is at work, many services say 409: the saga must not turn while the money goes (S17)."""
+    word, gate, asked = fresh("w"), threading.Event(), []
+
+    def before(op, handler):
+        asked.append(op)
+        if len(asked) == 1:
+            gate.wait(30)
+        elif not payments(calm, handler.headers["Lockstep-Saga"]):
+            handler.answer(409, b'{"error": "a request with this Idempotency-Key is in progress"}')
+            if len(asked) == 4:
+                gate.set()
+            return True
+    calm.service.before = before
+    answer = saga(calm, [note("orders", word, "a"), pay(undo=False, kind="pivot", deadline="300ms", attempts=50), note("orders", word, "r", undo=False)], wait=None)
+    final = ended(calm, answer.saga, 60)
+    assert final.state == "completed" and notes(calm, word) == ["do a", "do r"] and payments(calm, answer.saga) == [(30, "paid")], final
+    assert len(asked) >= 4
+
+
+@pytest.mark.parametrize("word_,state", [("skip", "completed"), ("refuse", "compensated")])
+def test_pivot_that_never_answers(calm, word_, state):
+    """It wants to turn and its pivot never says what it did: an operator who has found out does."""
+    word = fresh("w")
+
+    def before(op, handler):
+        handler.close_connection = True
+        return True
+    calm.service.before = before
+    steps = [note("orders", word, "a"), pay(undo=False, kind="pivot", attempts=2), note("orders", word, "r", undo=False)]
+    answer = saga(calm, steps, wait=None)
+    assert ended(calm, answer.saga).state == "stuck"
+
+    def say(what):
+        return calm.admin.request("POST", f"/v1/dlq/{answer.saga}/{what}", {"reason": "asked there"})
+    assert say("compensate").status in (200, 202)  # asked again: no word in the matter
+    final = ended(calm, answer.saga)
+    assert final.state == "stuck" and final.body["turning"], final
+    assert say(word_).status in (200, 202)
+    final = ended(calm, answer.saga)
+    assert final.state == state and notes(calm, word) == (["do a", "do r"] if state == "completed" else ["do a", "undo a"]), final
+    assert say("refuse").status == 404  # it is not open any more
+
+
+def test_refuse_is_for_pivots_at_services_only(calm):
+    answer = saga(calm, [fails("orders", kind="retriable", attempts=1)], wait=None)
+    assert ended(calm, answer.saga).state == "stuck"
+    refused = calm.admin.request("POST", f"/v1/dlq/{answer.saga}/refuse", {"reason": "test"})
+    assert refused.status == 409 and refused.code == "not_possible", refused
+    calm.admin.request("POST", f"/v1/dlq/{answer.saga}/skip", {"reason": "test"})
+
+
+def test_reference_that_is_gone_after_a_start(calm):
+    """The pivot was called by an earlier life. That this one cannot make its body is not the service's no."""
+    word, paid, kept = fresh("w"), [], [b'{"id": 7}', b'{"status": "duplicate"}']
+
+    def before(op, handler):
+        if handler.path == "/ask":
+            handler.answer(200, kept.pop(0))
+            return True
+        if op == "do":
+            paid.append(handler.headers["Idempotency-Key"])
+            calm.coordinator.process.kill()
+            return True
+    calm.service.before = before
+    steps = [note("orders", word, "a"), {"call": "pay", "name": "ask", "do": {"path": "/ask"}, "undo": {"path": "/ask/undo"}},
+             pay(body={"id": {"ref": "ask.result.id"}}, undo=False, kind="pivot")]
+    answer = saga(calm, steps, wait=None)
+    wait_until(lambda: paid, 20, "the pivot was called")
+    calm.coordinator.process.wait()
+    calm.heal()
+    final = ended(calm, answer.saga)
+    assert final.state == "stuck" and 'no "id"' in final.reason and notes(calm, word) == ["do a"], final
+    calm.service.before = lambda op, handler: None
+    assert calm.admin.request("POST", f"/v1/dlq/{answer.saga}/skip", {"reason": "it was paid"}).status in (200, 202)
+    assert ended(calm, answer.saga).state == "completed" and notes(calm, word) == ["do a"]
+
+
+def answering(calm, body):
+    def before(op, handler):
+        if op == "do" and handler.path == "/pay":
+            handler.answer(200, body)
+            return True
+    calm.service.before = before
+
+
+@pytest.mark.parametrize("field", ["price", "deep"])
+def test_decimals_come_as_strings(calm, field):
+    """30.10 is a double here, and would leave as 30.100000000000001."""
+    word = fresh("w")
+    answering(calm, b'{"price": 30.10, "deep": {"list": [1, 0.1]}, "text": "30.10"}')
+
+    def refers(name):
+        action = {"sql": "insert into journal(saga, what) values ($1, $2)", "args": [word, {"ref": f"pay.result.{name}"}]}
+        return {"on": "orders", "do": action, "undo": {"sql": "select 1"}}
+    answer = saga(calm, [note("orders", word, "a"), pay(), refers(field)])
+    assert answer.state == "compensated" and "decimals have to come as strings" in answer.reason and notes(calm, word) == ["do a", "undo a"], answer
+    answer = saga(calm, [pay(), refers("text")])
+    assert answer.state == "completed" and notes(calm, word, "orders")[-1] == "30.10", answer
+
+
+def test_body_that_references_make_too_large(calm):
+    word = fresh("w")
+    answering(calm, json.dumps({"x": "y" * 60000}).encode())
+    body = {f"a{n}": {"ref": "pay.result.x"} for n in range(700)}
+    answer = saga(calm, [note("orders", word, "a"), pay(), {"call": "pay", "do": {"path": "/large", "body": body}, "undo": {"path": "/pay/undo"}}])
+    assert answer.state == "compensated" and "limits.body" in answer.reason and notes(calm, word) == ["do a", "undo a"], answer
+    assert not [1 for _, headers, _ in calm.service.requests if headers["Idempotency-Key"] == f"{answer.saga}:2:do"]
+
+
+def test_answers_are_kept_within_bounds(calm):
+    """What nobody refers to is kept for the client up to limits.result_bytes; what is referred to must fit."""
+    answering(calm, json.dumps({"x": "y" * 60000}).encode())
+    calls = [{"call": "pay", "do": {"path": "/pay"}, "undo": {"path": "/pay/undo"}} for _ in range(30)]
+    answer = saga(calm, calls)
+    kept = [entry for entry in answer.body["results"] if "result" in entry]
+    assert answer.state == "completed" and len(answer.body["results"]) == 30 and len(kept) == 1048576 // 60008, (answer.state, len(kept))
+    refers = [{"call": "pay", "name": f"c{n}", "attempts": 1, "do": {"path": "/pay", "body": {"all": {"ref": f"c{n - 1}.result.x"}} if n else {}},
+               "undo": {"path": "/pay/undo"}} for n in range(30)]
+    answer = saga(calm, refers, wait=None)
+    final = ended(calm, answer.saga)
+    assert final.state == "stuck" and "limits.result_bytes" in final.reason, final
+    assert calm.admin.request("POST", f"/v1/dlq/{answer.saga}/compensate", {"reason": "test"}).status in (200, 202)
+    assert ended(calm, answer.saga).state == "compensated"
 
 
 def test_a_pivot_that_says_no(calm):
@@ -311,6 +460,7 @@ def test_bad_documents(calm):
         ({"call": "pay", "do": {}}, "missing_field", "steps[0].do.path"),
         ({"call": "pay", "do": {"path": "/pay", "body": [1]}}, "wrong_type", "steps[0].do.body"),
         ({"call": "pay", "do": {"path": "/pay", "body": {"a": 1.5}}}, "wrong_type", "steps[0].do.body.a"),
+        ({"call": "pay", "do": {"path": "/pay", "body": {"a": {"json": {"b": [1, 30.10]}}}}}, "wrong_type", "steps[0].do.body.a"),
         ({"call": "pay", "do": {"path": "/pay", "body": {"a": {"ref": "b.result"}}}}, "invalid_value", "steps[0].do.body.a"),
         *[({"call": "pay", "do": {"path": path}}, "invalid_value", "steps[0].do.path")
           for path in ("", "pay", "//pay", "/pay/../x", "/./x", "/pay?x=1", "/pay#x", "/pay%2e", "/@localhost", "/pay\\x", "/pay\r\nX: y")],
@@ -343,6 +493,14 @@ def test_a_service_that_was_taken_away(calm):
         calm.admin.request("POST", f"/v1/dlq/{answer.saga}/{word_}", {"reason": "test"})
 
 
+def reload(system, words):
+    coordinator = system.coordinator
+    before = coordinator.log_text().count(words)
+    coordinator.write_config()
+    coordinator.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: coordinator.log_text().count(words) > before, 20, f"the log says `{words}`")
+
+
 def test_certificates():
     """https: a service of our authority is called; one of another authority, of another name or past its time is not."""
     made = System({"orders": 0}, coordinator={"limits": {"deadline": "5s"}}, start=False)
@@ -361,6 +519,27 @@ def test_certificates():
             final = ended(made, answer.saga)
             assert final.state == "stuck" and "SSL" in final.reason, (name, final)
             assert services[name].requests == [], name
+        # the file has another content after SIGHUP: nothing of the old one is remembered
+        file = os.path.join(folder.make("authorities"), "ca.pem")
+        shutil.copy(other.ca, file)
+        made.coordinator.config["calls"]["ca"] = file
+        reload(made, "certificates and limits reloaded")
+        assert saga(made, [{**pay(), "call": "stranger"}]).state == "completed"
+        shutil.copy(made.authority.ca, file)
+        reload(made, "certificates and limits reloaded")
+        assert saga(made, [{**pay(), "call": "good"}]).state == "completed"
+        answer = saga(made, [{**pay(attempts=1), "call": "stranger"}], wait=None)
+        assert ended(made, answer.saga).state == "stuck"
+        # one that cannot be read is refused, at the start as well
+        os.unlink(file)
+        reload(made, "not reloaded")
+        assert saga(made, [{**pay(), "call": "good"}]).state == "completed"
+        made.coordinator.stop()
+        for key in ("ca", "certificate"):
+            made.coordinator.config["calls"].update({key: file, **({"key": file} if key == "certificate" else {})})
+            made.coordinator.spawn()
+            assert made.coordinator.wait_exit() == 78 and file in made.coordinator.log_text(), made.coordinator.log_text()
+            made.coordinator.config["calls"]["ca"] = made.authority.ca
     finally:
         for service in services.values():
             service.stop()
@@ -379,3 +558,63 @@ def test_one_hung_service_holds_up_no_other(calm):
     gate.set()
     for name in hung:
         assert ended(calm, name, 40).state == "completed"
+
+
+def test_calls_wait_for_a_place(calm):
+    """More calls than limits.calls: no more than that many leave, the rest wait in their order; other services are not held up by one that hangs."""
+    limits, gate, other = calm.coordinator.config["limits"], threading.Event(), PaymentService(calm.service.conninfo)
+    services = calm.coordinator.config["calls"]["services"]
+    services["other"] = other.url()
+    limits["calls"] = 8
+    reload(calm, "certificates and limits reloaded")
+    calm.service.before = lambda op, handler: gate.wait(60) and False
+    try:
+        before = len(calm.service.requests)
+        names = [saga(calm, [pay(deadline="60s")], wait=None).saga for _ in range(30)]
+        wait_until(lambda: len(calm.service.requests) == before + 8, 20, "as many as may have left")
+        stays_true(lambda: len(calm.service.requests) == before + 8 and calm.coordinator.livez(), 0.5, "no more than that")
+        gate.set()
+        for name in names:
+            assert ended(calm, name, 60).state == "completed"
+        came = [headers["Lockstep-Saga"] for _, headers, _ in calm.service.requests[before:]]
+        assert {name: came.index(name) // 8 for name in names[:16]} == {name: n // 8 for n, name in enumerate(names[:16])}, came
+        # one hangs with all its connections: there is room for others
+        limits["calls"] = 100
+        reload(calm, "certificates and limits reloaded")
+        gate.clear()
+        names = [saga(calm, [pay(deadline="60s")], wait=None).saga for _ in range(120)]
+        assert saga(calm, [{**pay(), "call": "other"}], deadline="30s").state == "completed"
+        gate.set()
+        for name in names:
+            assert ended(calm, name, 60).state == "completed"
+    finally:
+        gate.set()
+        other.stop()
+        del limits["calls"], services["other"]
+        reload(calm, "certificates and limits reloaded")
+
+
+def test_thousands_of_calls(calm):
+    """2,000 calls at a service that does not answer: the coordinator does, and their sagas can be given up."""
+    gate, worst = threading.Event(), [0.0]
+    calm.service.before = lambda op, handler: gate.wait(60)
+    calls = [{"call": "pay", "after": [], "deadline": "30s", "do": {"path": "/pay"}, "undo": {"path": "/pay/undo"}} for _ in range(200)]
+
+    def look():
+        began = time.monotonic()
+        calm.admin.request("GET", "/livez", timeout=60)
+        worst[0] = max(worst[0], time.monotonic() - began)
+    names = []
+    for _ in range(10):
+        names.append(saga(calm, calls, wait=None).saga)
+        look()
+    with ThreadPoolExecutor(len(names)) as pool:  # each waits for the end
+        answers = [pool.submit(calm.admin.request, "POST", f"/v1/sagas/{name}/cancel") for name in names]
+        wait_until(lambda: look() or all(calm.admin.request("GET", f"/v1/sagas/{name}").state == "compensating" for name in names), 30, "all turn")
+        calm.service.before = lambda op, handler: handler.answer(200) or True
+        gate.set()
+        assert {answer.result().status for answer in answers} <= {200, 202}
+    for name in names:
+        assert ended(calm, name, 90).state == "compensated"
+        look()
+    assert worst[0] < 5, f"the loop stood still for {worst[0]:.1f} s"

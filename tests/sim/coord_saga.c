@@ -642,7 +642,7 @@ void sagas_host_operate(struct world *world, struct sim_sagas *h, bool any) {
         enum saga_act act = any                    ? (enum saga_act)rng_below(&world->rng, 3)
                             : refers_to_nothing(s) ? SAGA_ACT_SKIP
                                                    : SAGA_ACT_RETRY;
-        uint64_t need = saga_log_missing(r->log_reserved, s->step_count);
+        uint64_t need = saga_log_missing(r->log_reserved, s);
         if (saga_may(s, act) != NULL || (act == SAGA_ACT_SKIP && !may_skip(s)) ||
             !engine_saga_reserve(coord_engine(world), need)) {
             continue;

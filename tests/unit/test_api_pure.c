@@ -43,6 +43,7 @@ static void routes(void **state) {
         {"POST", "/v1/dlq/7/retry", ROUTE_DLQ_RETRY, NULL, "7"},
         {"POST", "/v1/dlq/7/skip", ROUTE_DLQ_SKIP, NULL, "7"},
         {"POST", "/v1/dlq/7/compensate", ROUTE_DLQ_COMPENSATE, NULL, "7"},
+        {"POST", "/v1/dlq/7/refuse", ROUTE_DLQ_REFUSE, NULL, "7"},
         {"GET", "/v1/dlq/7/skip", ROUTE_BAD_METHOD, "POST", "7"},
         {"GET", "/v1/events", ROUTE_EVENTS, NULL, ""},
         {"GET", "/v1/flows/7", ROUTE_FLOW, NULL, "7"},

@@ -106,6 +106,21 @@ static void mistakes_name_file_and_key(void **state) {
     }
 }
 
+static void no_password_is_shown(void **state) {
+    static const char *const mistakes[] = {"calls: {services: {pay: \"https://user:hunter2@host/\"}}\n",
+                                           "calls: {services: {pay: \"ftp://user:hunter2@host/\"}}\n",
+                                           "alerts: {webhook: \"https://user:hunter2@host/\"}\n"};
+    (void)state;
+    for (size_t i = 0; i < sizeof mistakes / sizeof mistakes[0]; i++) {
+        char text[512];
+        struct coordinator_conf conf;
+        (void)snprintf(text, sizeof text, "%s%s", REQUIRED, mistakes[i]);
+        assert_int_equal(parse(text, &conf), LS_ERR_CONFIG);
+        assert_null(strstr(err.text, "hunter2"));
+        assert_non_null(strstr(err.text, i < 2 ? "f.yaml:7: calls.services: pay" : "alerts.webhook"));
+    }
+}
+
 static void a_socket_path_that_no_socket_can_have_is_refused(void **state) {
     char text[512], data[101];
     struct coordinator_conf conf;
@@ -144,6 +159,7 @@ int main(void) {
         cmocka_unit_test(defaults_are_those_of_limits_h),
         cmocka_unit_test(every_key_can_be_set),
         cmocka_unit_test(mistakes_name_file_and_key),
+        cmocka_unit_test(no_password_is_shown),
         cmocka_unit_test(a_socket_path_that_no_socket_can_have_is_refused),
         cmocka_unit_test(reload_takes_limits_and_certificates_only),
     };

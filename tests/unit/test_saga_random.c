@@ -28,8 +28,9 @@ struct world_step {
     uint16_t after[STEPS_MAX];
     enum row row;
     unsigned done, undone; /* effects */
-    bool sent;             /* a do ever left */
+    unsigned sent;         /* so many do have left */
     bool says_no;          /* a business error, always */
+    bool says_final;       /* a service that says of its no that it speaks for all attempts */
     bool skip_do, skip_undo;
 };
 
@@ -49,6 +50,7 @@ struct flight { /* an attempt that has not run yet, or whose answer has not been
     bool ran, abandoned;
     enum saga_answer answer;
     const char *sqlstate;
+    bool local, final;
 };
 
 struct record {
@@ -102,6 +104,7 @@ static void make_saga(uint32_t index) {
         step->spec.call = chance(25);
         step->spec.undo_refers = chance(30);
         step->spec.after = step->after;
+        step->says_final = chance(70);
         step->says_no = chance(step->spec.kind == SAGA_RETRIABLE ? 3 : 15);
         for (uint32_t b = 0; b < i; b++) {
             bool needed = step->spec.kind == SAGA_PIVOT ||
@@ -212,7 +215,7 @@ static void check_outcome(const struct world_saga *s) {
             assert_int_equal(s->outcome, SAGA_COMPENSATED);
             bool undoable = step->spec.kind == SAGA_COMPENSATABLE;
             assert_true(step->skip_undo || step->done == step->undone);
-            assert_true(step->skip_undo || !step->sent || step->row == ROW_UNDONE || step->row == ROW_CANCELLED);
+            assert_true(step->skip_undo || step->sent == 0 || step->row == ROW_UNDONE || step->row == ROW_CANCELLED);
             assert_true(undoable || step->done == 0);
         }
     }
@@ -231,7 +234,7 @@ static void carry_out(void) {
             break;
         case SAGA_FX_SEND:
             check_send(effect);
-            s->steps[effect->step].sent = s->steps[effect->step].sent || effect->op == SAGA_OP_DO;
+            s->steps[effect->step].sent += effect->op == SAGA_OP_DO;
             assert_true(w.flight_count < FLIGHTS_MAX);
             w.flights[w.flight_count++] = (struct flight){
                 .saga = index, .step = effect->step, .attempt = effect->attempt, .op = effect->op, .life = w.life};
@@ -292,9 +295,28 @@ static enum saga_answer row_answer(enum row row) {
     return row == ROW_DONE ? SAGA_ANSWER_DONE : row == ROW_UNDONE ? SAGA_ANSWER_UNDONE : SAGA_ANSWER_CANCELLED;
 }
 
+/* Is an earlier attempt under the same key still to run? */
+static bool is_on_its_way(const struct flight *f) {
+    for (uint32_t i = 0; i < w.flight_count; i++) {
+        const struct flight *other = &w.flights[i];
+        if (other != f && !other->ran && other->op == SAGA_OP_DO && other->saga == f->saga && other->step == f->step) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The same at a service: what it has refused it refuses for good, and `undo` comes whether it was done or not. */
 static void run_call(struct flight *f, struct world_step *step) {
     struct world_saga *s = &w.sagas[f->saga];
+    f->local = f->op == SAGA_OP_DO && w.faults && chance(5); /* it never leaves */
+    f->final = false;
+    if (f->local || (f->op == SAGA_OP_DO && step->row == ROW_NONE && is_on_its_way(f) && chance(80))) {
+        f->answer = SAGA_ANSWER_ERROR; /* "in progress" is told as a no by some */
+        f->sqlstate = "23514";
+        step->sent -= f->local;
+        return;
+    }
     if (f->op == SAGA_OP_DO && step->row == ROW_NONE) {
         step->row = step->says_no ? ROW_CANCELLED : ROW_DONE;
         step->done += !step->says_no;
@@ -309,6 +331,7 @@ static void run_call(struct flight *f, struct world_step *step) {
         step->row = ROW_CANCELLED;
     }
     bool refused = f->op == SAGA_OP_DO && step->row != ROW_DONE;
+    f->final = refused && step->says_final;
     f->answer = refused ? SAGA_ANSWER_ERROR : f->op == SAGA_OP_DO ? SAGA_ANSWER_DONE : SAGA_ANSWER_UNDONE;
     f->sqlstate = refused ? "23514" : NULL;
 }
@@ -371,6 +394,8 @@ static void answer_flight(uint32_t index, enum saga_answer answer, const char *s
     event.answer.attempt = f.attempt;
     event.answer.answer = answer;
     event.answer.sqlstate = sqlstate;
+    event.answer.local = f.ran && answer == SAGA_ANSWER_ERROR && f.local;
+    event.answer.final = f.ran && answer == SAGA_ANSWER_ERROR && f.final;
     event.answer.reason = "as the model wants it";
     say("  answer saga %u step %u %s #%u: %d\n", f.saga, f.step, saga_op_name(f.op), f.attempt, (int)answer);
     step(&event);
@@ -388,6 +413,8 @@ static void move_flight(void) {
         return;
     }
     if (!f->ran && w.faults && chance(8)) {
+        struct world_step *step = &w.sagas[f->saga].steps[f->step];
+        step->sent -= f->op == SAGA_OP_DO && step->spec.call;
         answer_flight(index, SAGA_ANSWER_UNBEGUN, NULL);
         return;
     }
@@ -465,20 +492,54 @@ static void make_durable(void) {
     step(&event);
 }
 
+static struct world_step *call_pivot_of(struct world_saga *s) {
+    for (uint32_t i = 0; i < s->step_count; i++) {
+        if (s->steps[i].spec.call && s->steps[i].spec.kind == SAGA_PIVOT) {
+            return &s->steps[i];
+        }
+    }
+    return NULL;
+}
+
+/* The operator asks at the service: has the pivot happened, and is nothing of it on its way any more? What a service
+ * was told never to do it does not do. */
+static enum saga_act word_about(struct world_saga *s, struct world_step *pivot) {
+    uint32_t index = (uint32_t)(pivot - s->steps);
+    for (uint32_t i = w.flight_count; i > 0; i--) {
+        struct flight *f = &w.flights[i - 1];
+        if (f->saga == (uint32_t)(s - w.sagas) && f->step == index && f->life != w.life) {
+            drop_flight(i - 1);
+        }
+    }
+    if (pivot->row == ROW_NONE) {
+        pivot->row = ROW_CANCELLED;
+    }
+    return pivot->row == ROW_DONE ? SAGA_ACT_SKIP : SAGA_ACT_REFUSE;
+}
+
 static void operate(const struct saga *saga) {
     static const enum saga_act acts[] = {SAGA_ACT_RETRY, SAGA_ACT_SKIP, SAGA_ACT_COMPENSATE};
     enum saga_act act = acts[draw(w.faults ? 2 : 3)];
     struct world_saga *s = &w.sagas[index_of(saga)];
-    if (saga_may(saga, act) != NULL) {
+    struct world_step *pivot = call_pivot_of(s);
+    uint32_t skipped = saga->cause_step;
+    if (saga_may(saga, SAGA_ACT_REFUSE) == NULL && (saga->turning || skipped == (uint32_t)(pivot - s->steps)) &&
+        chance(50)) {
+        act = word_about(s, pivot);
+        skipped = (uint32_t)(pivot - s->steps);
+    } else if (act == SAGA_ACT_SKIP && (skipped == UINT32_MAX || &s->steps[skipped] == pivot)) {
+        act = SAGA_ACT_RETRY; /* without having asked */
+    }
+    if (saga_may(saga, act) != NULL || (act == SAGA_ACT_SKIP && saga->turning && &s->steps[skipped] != pivot)) {
         return;
     }
-    if (act == SAGA_ACT_SKIP && s->steps[saga->cause_step].says_no == false && chance(70)) {
+    if (act == SAGA_ACT_SKIP && &s->steps[skipped] != pivot && s->steps[skipped].says_no == false && chance(70)) {
         act = SAGA_ACT_RETRY;
     }
     if (act == SAGA_ACT_SKIP) {
-        struct world_step *skipped = &s->steps[saga->cause_step];
-        skipped->skip_do = skipped->skip_do || saga->from != SAGA_COMPENSATING;
-        skipped->skip_undo = skipped->skip_undo || saga->from == SAGA_COMPENSATING;
+        struct world_step *step = &s->steps[skipped];
+        step->skip_do = step->skip_do || saga->from != SAGA_COMPENSATING;
+        step->skip_undo = step->skip_undo || saga->from == SAGA_COMPENSATING;
     }
     say("operator: saga %u %s\n", index_of(saga), saga_act_name(act));
     struct saga_event event = {.kind = SAGA_EV_OPERATE, .epoch = saga->epoch, .sequence = saga->sequence};

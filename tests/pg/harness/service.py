@@ -71,8 +71,9 @@ class PaymentService:
                 if service.before(op, self):
                     return
                 status, answer = service.act(self.headers["Lockstep-Saga"], self.headers["Lockstep-Step"], op, body)
+                final = {"Lockstep-Refused": "1"} if status == 409 else {}  # the barrier's no is that of every call under the key
                 if not service.after(op, self):
-                    self.answer(status, json.dumps(answer).encode())
+                    self.answer(status, json.dumps(answer).encode(), **final)
 
             def answer(self, status, body=b"", **headers):
                 try:

@@ -94,7 +94,7 @@ class System:
 
     # -- after faults
 
-    def heal(self):
+    def heal(self, deadline=20):
         """Everything runs again: proxies forward, servers, coordinator and agents are up."""
         for proxy in [*self.pg.values(), *self.link.values()]:
             proxy.clear()
@@ -103,17 +103,17 @@ class System:
             if cluster.process is None or cluster.process.poll() is not None:
                 if cluster.process is not None:
                     cluster.reap()
-                cluster.start()
+                cluster.start(deadline)
         dead = [daemon for daemon in [self.coordinator, *self.agents.values()] if not daemon.running()]
         for daemon in dead:
             if daemon.process is not None:
                 daemon.reap()
         if self.coordinator in dead:
-            self.coordinator.start()
+            self.coordinator.start(deadline=deadline)
         for agent in self.agents.values():
             if agent in dead:
                 agent.spawn()
-        self.wait_ready()
+        self.wait_ready(deadline)
 
     def wait_ready(self, deadline=20):
         for agent in self.agents.values():
