@@ -72,7 +72,7 @@ TESTS    := $(patsubst tests/unit/%.c,$(B)/tests/%,$(wildcard $(patsubst %,tests
 .PHONY: all libs check unit asan tsan tidy fmt install sim pg chaos cells clean FORCE fuzz fuzz-targets crash recovery
 .DELETE_ON_ERROR:
 .SECONDARY:
-all: $(PROGRAMS:%=$(B)/%) $(TOOLS:%=$(B)/%) $(SHARED) $(ALL_LIBS)
+all: $(PROGRAMS:%=$(B)/%) $(TOOLS:%=$(B)/%) $(SHARED) $(ALL_LIBS) $(B)/libfault-disk.so $(B)/lockstep-lab
 
 $(B)/lockstepd: $(B)/obj/coordinator/main.o $(ALL_LIBS)
 $(B)/lockstep-agent: $(B)/obj/participant/main.o $(ALL_LIBS)
@@ -91,6 +91,11 @@ $(B)/tests/%: $(B)/obj/tests/unit/%.o $(ALL_LIBS)
 $(B)/fuzz/%: $(B)/obj/tests/fuzz/fuzz_%.o $(B)/obj/tests/fuzz/mutate.o $(B)/obj/tests/unit/dlog_disk.o $(ALL_LIBS)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(LINK) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(libs)
+# The laboratory (docs/lab.md): `lockstep lab` starts what lies beside it.
+$(B)/libfault-disk.so: scripts/faults/disk.c
+	$(Q)mkdir -p $(@D); $(CC) -std=c11 -Wall -Wextra -Werror -shared -fPIC -O1 -o $@ $< -ldl
+$(B)/lockstep-lab: Makefile
+	$(Q)mkdir -p $(@D); printf '#!/bin/sh\nexec /usr/bin/python3 "%s/scripts/lib/lab.py" --build "%s" "$$@"\n' '$(CURDIR)' '$(abspath $(B))' > $@; chmod 755 $@
 # Only the functions of client/lockstep*.c are exported.
 $(B)/liblockstep.so.0: $(call objs,$(CLIENT)) $(B)/lib/libcommon-io.a $(B)/lib/libcommon-pure.a
 	$(say) LINK $@
@@ -187,6 +192,10 @@ crash: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/matrix.py --rounds $(ROUNDS) --seed $(SEED) $(if $(POINT),--point $(POINT)) $(STATE:%=--state %) $(ARGS)
 recovery: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/recovery.py --rounds $(ROUNDS) $(ARGS)
+# The failure laboratory, every experiment in its long form: LAB="all --mode 2pc" (docs/lab.md)
+.PHONY: lab
+lab: all
+	@$(B)/lockstep lab run $(or $(LAB),all) --out $(B)/lab
 # Half load and kills for half an hour: memory and CPU stay flat. SOAK=60: the short form. Cost per transaction from 1,000 to 1,000,000 of them, 1 to 256 clients: QUICK=1
 soak: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/soak.py --seconds $(or $(SOAK),1800) --seed $(SEED)

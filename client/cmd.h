@@ -21,6 +21,7 @@ int cmd_participants(int argc, char **argv);
 int cmd_log(int argc, char **argv);
 int cmd_init_participant(int argc, char **argv);
 int cmd_pki(int argc, char **argv);
+int cmd_lab(int argc, char **argv);
 
 /* ---- saying what went wrong ---- */
 

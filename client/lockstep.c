@@ -650,6 +650,7 @@ size_t lockstep_dispatch(struct lockstep *client) {
     complete_ended(client);
     start_due(client); /* what the completions began leaves now, not after another poll */
     drive_timeouts(client);
+    collect_answers(client); /* that may have ended others: owed, so that arm_timer() makes us readable */
     client->dispatching = false;
     arm_timer(client);
     return client->calls;

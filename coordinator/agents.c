@@ -31,7 +31,9 @@
 #include "coordinator/saga_host.h"
 #include "coordinator/stats.h"
 
-#define PROVE_BATCH 64u            /* items of one Prove */
+#define PROVE_BATCH 64u           /* items of one Prove */
+#define REPROVE_WAIT_MS_MIN 1000u /* before proving that has failed is tried again, doubled each time up to */
+#define REPROVE_WAIT_MS_MAX 60000u
 #define PROVE_OUTSTANDING_MAX 256u /* unanswered proofs per link, so that they do not crowd out work */
 
 enum link_state { LINK_NEW, LINK_REGISTERING, LINK_UP, LINK_CLOSING };
@@ -52,6 +54,8 @@ struct link {
     bool history_changed;
     struct reprove *reprove;
     enum reprove_state reprove_state;
+    uint64_t reprove_due_us; /* after a failure: when it is tried again */
+    uint32_t reprove_failures;
     struct proof {
         uint32_t epoch;
         uint64_t sequence;
@@ -462,6 +466,18 @@ void agents_send_settle(struct agents *agents, const struct engine_effect *effec
 
 /* ------------------------------------------------------- proving again */
 
+/* A log that cannot be read now, or no memory: again after a while, twice as long each time. */
+static void proving_failed(struct link *link, const char *why) {
+    uint64_t wait_us = (uint64_t)REPROVE_WAIT_MS_MIN * 1000;
+    for (uint32_t i = 0; i < link->reprove_failures && wait_us < (uint64_t)REPROVE_WAIT_MS_MAX * 1000; i++) {
+        wait_us *= 2;
+    }
+    link->reprove_failures++;
+    link->reprove_due_us = daemon_now_us() + wait_us;
+    diag(DIAG_ERROR, "kept decisions cannot be proved on the server's new history: tried again", "participant",
+         link->participant->name, "seconds", diag_u64(wait_us / 1000000), "error", why, NULL);
+}
+
 static void prove_more(struct link *link);
 static void on_reprove_ready(void *context) {
     prove_more(context);
@@ -563,8 +579,7 @@ static void prove_more(struct link *link) {
         send_proofs(link, items, count);
     }
     if (link->reprove_state == REPROVE_FAILED) {
-        diag(DIAG_ERROR, "kept decisions cannot be proved on the server's new history: tried again at the next link",
-             "participant", link->participant->name, "error", reprove_failure(link->reprove), NULL);
+        proving_failed(link, reprove_failure(link->reprove));
         reprove_free(link->reprove);
         link->reprove = NULL;
     } else if (link->reprove_state == REPROVE_DONE && link->proofs_outstanding == 0) {
@@ -580,13 +595,12 @@ static void begin_proving(struct link *link) {
     link->reprove_state = REPROVE_RUNNING;
     if (reprove_start(link->agents->host->base, link->agents->host->conf.data, link->participant->number, link->hello,
                       on_reprove_ready, link, &link->reprove, &err) != LS_OK) {
-        diag(DIAG_ERROR, "kept decisions cannot be proved on the server's new history: tried again at the next link",
-             "participant", link->participant->name, "error", err.text, NULL);
+        proving_failed(link, err.text);
     }
 }
 
 /* A proof may go unanswered, as a decision may: an agent that is rolling back a stranger under the gid does not take
- * it. All over again then. */
+ * it. All over again then. So it is when it has failed. */
 void agents_tick(struct agents *agents, uint64_t now_us) {
     for (struct link *link = agents->links; link != NULL; link = link->next) {
         if (link->state == LINK_UP && link->reprove != NULL && link->proofs_outstanding > 0 &&
@@ -595,6 +609,8 @@ void agents_tick(struct agents *agents, uint64_t now_us) {
             link->reprove = NULL;
             link->proofs_outstanding = 0;
             begin_proving(link);
+        } else if (link->state == LINK_UP && link->reprove_failures > 0 && now_us >= link->reprove_due_us) {
+            begin_proving(link); /* unless it is at it, or through */
         }
     }
 }

@@ -74,12 +74,13 @@ static enum ls_status read_secret(const char *file, uint8_t secret[SECRET_MAX], 
                                   struct ls_error *err) {
     struct stat info;
     int fd = open(file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* of a pipe, nothing is waited for */
-    bool known = fd >= 0 && fstat(fd, &info) == 0, regular = known && S_ISREG(info.st_mode);
+    if (fd < 0) {
+        return ls_fail(err, LS_ERR_CONFIG, "alerts.secret_file %s: %s", file, diag_errno(errno));
+    }
+    bool known = fstat(fd, &info) == 0, regular = known && S_ISREG(info.st_mode);
     ssize_t got = regular ? read(fd, secret, SECRET_MAX) : -1;
     int saved = errno;
-    if (fd >= 0) {
-        (void)close(fd);
-    }
+    (void)close(fd);
     if (got < 0) {
         return ls_fail(err, LS_ERR_CONFIG, "alerts.secret_file %s: %s", file,
                        known && !regular ? "not a file" : diag_errno(saved));

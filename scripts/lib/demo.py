@@ -230,6 +230,7 @@ def explain_keep(shop):
     audit_script = place.write("audit", f"#!/bin/sh\nexec {os.path.dirname(os.path.abspath(__file__))}/audit.py {words} --journal {place.path}/journal\n", 0o700)
     print(f"  {audit_script}                  # the audit again")
     print(f"  ls {place.path}/log                # what they all wrote")
+    print(f"To break something (docs/lab.md, scripts/faults):\n  {os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'faults', 'pause')} --pid-file {place.path}/pid/agent-products --for 10")
     print(f"To stop it and remove the folder:\n  {stop}")
 
 

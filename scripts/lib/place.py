@@ -69,6 +69,8 @@ class Process:
             # a session of its own: Ctrl-C reaches only us, and we clean up
             self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                                             env=self.environment, preexec_fn=prepare, start_new_session=True)
+        with open(os.path.join(self.place.path, "pid", self.name), "w", encoding="ascii") as file:  # for the fault scripts
+            file.write(f"{self.process.pid}\n")
         return self
 
     @property
@@ -111,6 +113,7 @@ class Place:
         self.processes = []
         self.server_account = None
         os.mkdir(os.path.join(self.path, "log"))
+        os.mkdir(os.path.join(self.path, "pid"))
         self.environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": self.path}
         for name_ in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "LLVM_PROFILE_FILE", "LOCKSTEP_FAIL"):
             if name_ in os.environ:

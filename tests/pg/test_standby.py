@@ -5,8 +5,10 @@ Method: a primary that waits for a standby which is not there, or is; waits canc
 Seen if wrong: a vote YES that no standby has; a lost branch called committed; a branch on the new timeline left behind.
 """
 
+import glob
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -113,8 +115,8 @@ def test_one_participant_waits_too(system):
 class Pair:
     """A primary with a streaming standby, and an agent that finds whichever takes writes."""
 
-    def __init__(self, synchronous):
-        self.system = System({"orders": 0, "balance": 1}, link_proxies=("orders",), start=False)
+    def __init__(self, synchronous, coordinator=None):
+        self.system = System({"orders": 0, "balance": 1}, link_proxies=("orders",), start=False, coordinator=coordinator)
         self.primary = self.system.clusters[0]
         self.standby = Cluster(start=False)
         shutil.rmtree(self.standby.data)
@@ -243,5 +245,35 @@ def test_failover_that_lost_a_commit():
         system.wait_ready(40)
         system.no_orphans(20)
         assert system.count("orders", key) == 1, "an acknowledged commit was lost though its branch came back prepared"
+    finally:
+        pair.close()
+
+
+def test_failover_while_the_log_cannot_be_read():
+    """Proving the kept decisions on the new history fails at first (an old segment of the log cannot be read): it is tried again by itself."""
+    pair = Pair(synchronous=False, coordinator={"log": {"segment_size": "64KiB"}})
+    try:
+        system, key = pair.system, fresh()
+        with ThreadPoolExecutor(8) as pool:  # into the second segment, where what an agent says of the log at its Hello is looked for
+            list(pool.map(lambda _: system.app.run(put(fresh(), *NAMES)), range(260)))
+        answer, rule = decided(system, key)
+        with pair.primary.connect("postgres") as session:
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
+                       10, "the standby has the prepared branch")
+        pair.standby.stop()
+        rule.release()
+        assert system.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
+        first = sorted(glob.glob(os.path.join(system.coordinator.data, "log", "*.seg")))[0]
+        os.rename(first, first + ".away")
+        os.mkdir(first)  # whoever reads the log gets EISDIR
+        pair.primary.kill()
+        pair.standby.start()
+        pair.fail_over()
+        wait_until(lambda: system.coordinator.log_has("ERROR", "cannot be proved on the server's new history"), 40, "proving has failed")
+        os.rmdir(first)
+        os.rename(first + ".away", first)
+        wait_until(lambda: system.coordinator.log_has("INFO", "are proved on the server's new history"), 40, "it was tried again")
+        system.no_orphans(20)
+        assert system.count("orders", key) == 1
     finally:
         pair.close()

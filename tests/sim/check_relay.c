@@ -203,6 +203,8 @@ void check_relay_committed(struct world *world, uint32_t db, const struct change
     case CHANGE_POSITION:
         book = book_of(world, world->relay->dbs[db].events[c->id - 1].what.book);
         book->position = c->number;
+        if (c->number == 0 && book->what.book < world->relay->first_open) /* a letter that somebody wants after all */
+            world->relay->first_open = book->what.book;
         trace(world, db, "position", book, "");
         return;
     case CHANGE_LETTER:

@@ -451,6 +451,35 @@ static void test_one_descriptor_drives_all(void **state) {
     lockstep_close(tally.client);
 }
 
+static void on_done_slowly(void *context, struct lockstep_result *result) {
+    struct tally *tally = context;
+
+    if (tally->done == 0) usleep(500000);
+    on_done(context, result);
+}
+
+/* One call's time runs out while another's completion works: that end is no answer on a socket, and must wake us all
+ * the same. */
+static void test_an_end_behind_a_completion_is_told(void **state) {
+    struct server *server = server_of(state);
+    struct tally tally = {0};
+    size_t left = 2;
+
+    server->steps[0] = (struct step){ACT_ANSWER, 200, COMMITTED};
+    for (int i = 1; i < STEPS_MAX; i++) server->steps[i] = (struct step){ACT_STALL, 0, NULL};
+    tally.client = open_client(server->path, 300);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(lockstep_run_start(tally.client, "{}", 2, NULL, on_done_slowly, &tally, NULL), LOCKSTEP_OK);
+    struct pollfd descriptor = {.fd = lockstep_fd(tally.client), .events = POLLIN};
+    while (left > 0) {
+        assert_int_equal(poll(&descriptor, 1, 10000), 1);
+        left = lockstep_dispatch(tally.client);
+    }
+    assert_int_equal(tally.done, 2);
+    assert_int_equal(tally.committed, 1);
+    lockstep_close(tally.client);
+}
+
 static void test_dispatch_never_blocks(void **state) {
     struct server *server = server_of(state);
     struct tally tally = {0};
@@ -525,6 +554,7 @@ int main(void) {
                                        WITH_SERVER(test_garbage_is_never_an_outcome),
                                        WITH_SERVER(test_other_calls),
                                        WITH_SERVER(test_one_descriptor_drives_all),
+                                       WITH_SERVER(test_an_end_behind_a_completion_is_told),
                                        WITH_SERVER(test_dispatch_never_blocks),
                                        WITH_SERVER(test_cancel),
                                        cmocka_unit_test(test_bounds)};

@@ -1,0 +1,369 @@
+"""Hazard: a fault script breaks more than it says, or leaves something broken: when its time is over, when it is interrupted, when it is given nonsense.
+
+Method: each script of scripts/faults on real processes, once to its end and once interrupted; what it says is compared with what is so. The laboratory
+(test_lab.py) uses most of them under load.
+Seen if wrong: a fault that is not there, one that stays, a process that is left.
+"""
+
+import glob
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psycopg
+import pytest
+
+from harness.base import alive, folder, processes, tail, wait_until
+from harness.cluster import Cluster, find_server_programs
+from harness.programs import BUILD, ROOT, environment
+from harness.system import System, fresh, put
+
+FAULTS = os.path.join(ROOT, "scripts", "faults")
+SCRIPTS = sorted(os.path.basename(path) for path in glob.glob(os.path.join(FAULTS, "*")) if not path.endswith(".c"))
+TWO = {"orders": 0, "balance": 1}
+
+
+class Fault:
+    """A script that runs."""
+
+    def __init__(self, name, *arguments, env=None):
+        self.log = os.path.join(folder.make("fault"), "log")
+        self.process = processes.start([os.path.join(FAULTS, name), *map(str, arguments)], log=self.log, env=environment({"TMPDIR": "/tmp", **(env or {})}), cwd="/")
+
+    def said(self):
+        return tail(self.log, 100)
+
+    def injected(self, deadline=20):
+        wait_until(lambda: "injected: " in self.said() or self.process.poll() is not None, deadline, lambda: f"it injects; it said: {self.said()}")
+        assert "injected: " in self.said(), self.said()
+        return self
+
+    def ends(self, code=0, deadline=30):
+        wait_until(lambda: self.process.poll() is not None, deadline, lambda: f"it ends; it said: {self.said()}")
+        assert self.process.returncode == code, self.said()
+        return self.said()
+
+    def interrupt(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.ends()
+
+
+@pytest.fixture(scope="module")
+def system():
+    made = System(TWO)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = Cluster()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def sleeper():
+    process = processes.start(["sleep", "1000"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def state_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_and_nonsense(name):
+    done = subprocess.run([os.path.join(FAULTS, name), "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and name in done.stdout and not done.stderr, done
+    for words in (["--nonsense"], []):
+        done = subprocess.run([os.path.join(FAULTS, name), *words], capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode == 2 and name in done.stderr, done
+
+
+def test_every_script_has_a_test():
+    with open(__file__, encoding="utf-8") as file:
+        text = file.read()
+    missing = [name for name in SCRIPTS if f'Fault("{name}"' not in text and f'"{name}"' not in re.sub(r"SCRIPTS.*", "", text)]
+    assert not missing
+
+
+def test_kill(sleeper):
+    marker = os.path.join(folder.make("kill"), "restarted")
+    Fault("kill", "--pid", sleeper.pid, "--for", "0.2", "--restart", f"touch {marker}").injected()
+    wait_until(lambda: not alive(sleeper.pid), 5, "it is dead")
+    wait_until(lambda: os.path.exists(marker), 10, "its restart was run")
+    assert "there is no process" in Fault("kill", "--pid", sleeper.pid).ends(1)
+
+
+@pytest.mark.parametrize("how", ["to its end", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_pause(sleeper, how):
+    fault = Fault("pause", "--pid", sleeper.pid, *(("--for", "0.3") if how == "to its end" else ())).injected()
+    if how != "to its end":
+        assert state_of(sleeper.pid) == "T"
+        fault.interrupt(how)
+    fault.ends()
+    wait_until(lambda: state_of(sleeper.pid) == "S", 5, "it goes on")
+
+
+def test_a_whole_server(cluster):
+    pid_file = os.path.join(cluster.data, "postmaster.pid")
+    session = cluster.connect("postgres")
+    fault = Fault("pause", "--pid-file", pid_file, "--tree").injected()
+    assert state_of(session.info.backend_pid) == "T"
+    fault.interrupt()
+    assert session.execute("select 1").fetchone() == (1,)
+    Fault("kill", "--pid-file", pid_file, "--tree").ends()
+    wait_until(lambda: not alive(session.info.backend_pid), 5, "its backends are dead, too")
+    cluster.reap()
+    cluster.start()
+
+
+def test_server_stop(cluster):
+    cluster.stop()  # then it is nobody's child: the script starts it as a service would
+    as_server = [] if os.geteuid() else ["setpriv", f"--reuid={folder.server_account.pw_uid}", f"--regid={folder.server_account.pw_gid}", "--init-groups"]
+    pg_ctl = [*as_server, os.path.join(find_server_programs(), "pg_ctl"), "-D", cluster.data, "-w"]
+    subprocess.run([*pg_ctl, "-l", os.path.join(cluster.data, "started.log"), "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    try:
+        for mode, how in (("fast", "to its end"), ("immediate", "interrupted")):
+            fault = Fault("server-stop", "--data", cluster.data, "--mode", mode, *(("--for", "0.2") if how == "to its end" else ())).injected()
+            if how == "interrupted":
+                with pytest.raises(psycopg.OperationalError):
+                    cluster.connect("postgres", timeout=2)
+                fault.process.send_signal(signal.SIGINT)
+            assert "undone" in fault.ends(deadline=60)
+            cluster.connect("postgres").close()
+    finally:
+        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=False, stdout=subprocess.DEVNULL)
+        cluster.start()
+
+
+def test_server_failover(cluster):
+    """The standby takes over; the old primary follows it afterwards."""
+    cluster.set(restart=True, wal_log_hints="on", wal_keep_size="'64MB'", wal_level="replica", max_wal_senders=4)
+    with cluster.connect("postgres") as session:
+        session.execute("create table kept(id int)")
+        session.execute("insert into kept values (1)")
+    as_server = [] if os.geteuid() else ["setpriv", f"--reuid={folder.server_account.pw_uid}", f"--regid={folder.server_account.pw_gid}", "--init-groups"]
+    programs = find_server_programs()
+    data = os.path.join(cluster.directory, "standby")
+    subprocess.run([*as_server, os.path.join(programs, "pg_basebackup"), "-D", data, "-R", "-c", "fast", "-d", cluster.conninfo("postgres")], check=True, cwd="/")
+    with open(os.path.join(data, "postgresql.conf"), "a", encoding="ascii") as file:
+        file.write("\nport = 5433\n")
+    pg_ctl = [*as_server, os.path.join(programs, "pg_ctl"), "-w"]
+    subprocess.run([*pg_ctl, "-D", data, "-l", os.path.join(cluster.directory, "standby.log"), "start"], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    try:
+        conninfo = f"host={cluster.directory} port=5433 user=postgres"
+        fault = Fault("server-failover", "--data", cluster.data, "--standby", data, "--source", conninfo).injected(90)
+        with psycopg.connect(conninfo + " dbname=postgres", autocommit=True) as session:
+            assert session.execute("select pg_is_in_recovery(), count(*) from kept").fetchone() == (False, 1)
+            session.execute("insert into kept values (2)")
+        cluster.reap()
+        fault.process.send_signal(signal.SIGTERM)
+        assert "follows" in fault.ends(deadline=120)
+        with cluster.connect("postgres") as session:
+            wait_until(lambda: session.execute("select pg_is_in_recovery(), count(*) from kept").fetchone() == (True, 2), 20, "the old primary follows")
+    finally:
+        for path in (cluster.data, data):
+            subprocess.run([*pg_ctl, "-D", path, "-m", "immediate", "stop"], check=False, capture_output=True)
+    os.remove(os.path.join(cluster.data, "standby.signal"))
+    cluster.start()
+
+
+# ---- the disk
+
+WRITER = """
+import os, sys, time, errno
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+os.pwrite(fd, b"a" * 4096, 0); os.fsync(fd)
+print("ready", flush=True)
+for line in sys.stdin:
+    began = time.monotonic()
+    try:
+        if line == "grow\\n": os.pwrite(fd, b"b" * 4096, os.fstat(fd).st_size)
+        elif line == "inside\\n": os.pwrite(fd, b"c" * 4096, 0)
+        elif line == "sync\\n": os.fsync(fd)
+        print("good", round(time.monotonic() - began, 3), os.pread(fd, 1, 0).decode(), flush=True)
+    except OSError as error:
+        print(errno.errorcode[error.errno], os.pread(fd, 1, 0) == bytes(1), flush=True)
+"""
+
+
+@pytest.fixture
+def writer():
+    """ask("grow"|"inside"|"sync") of a process whose disk obeys `control`."""
+    place = folder.make("disk")
+    control = os.path.join(place, "control")
+    env = environment({"LD_PRELOAD": os.path.join(BUILD, "libfault-disk.so"), "FAULT_DIR": place, "FAULT_CONTROL": control})
+    process = subprocess.Popen([sys.executable, "-c", WRITER, os.path.join(place, "file")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout.readline() == "ready\n"
+
+    def ask(word):
+        process.stdin.write(word + "\n")
+        process.stdin.flush()
+        return process.stdout.readline().split()
+    ask.control = control
+    yield ask
+    process.stdin.close()
+    process.wait(10)
+
+
+def test_disk_full(writer):
+    fault = Fault("disk-full", "--control", writer.control).injected()
+    assert writer("grow")[0] == "ENOSPC" and writer("inside")[0] == "good" and writer("sync")[0] == "good"
+    fault.interrupt()
+    assert writer("grow")[0] == "good"
+
+
+def test_slow_fsync(writer):
+    fault = Fault("slow-fsync", "--control", writer.control, "--ms", "300").injected()
+    assert float(writer("sync")[1]) >= 0.3
+    fault.interrupt(signal.SIGINT)
+    assert writer("sync")[0] == "good"
+    with open(writer.control, encoding="ascii") as file:
+        assert file.read() == ""
+
+
+def test_failed_fsync(writer):
+    """What was to be saved is lost, and stays lost."""
+    fault = Fault("failed-fsync", "--control", writer.control).injected()
+    assert writer("inside")[0] == "good"
+    assert writer("sync") == ["EIO", "True"]
+    fault.interrupt()
+    assert writer("inside")[0] == "good" and writer("sync")[2] == "c"
+
+
+# ---- links
+
+@pytest.fixture
+def echo():
+    """A server that gives back what it is sent, and its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    code = "import socket,sys,threading\ns=socket.socket(fileno=int(sys.argv[1]))\n" \
+           "def serve(c):\n  while d:=c.recv(65536): c.sendall(d)\nwhile True: threading.Thread(target=serve,args=(s.accept()[0],),daemon=True).start()"
+    process = subprocess.Popen([sys.executable, "-c", code, str(listening.fileno())], pass_fds=(listening.fileno(),))
+    yield "127.0.0.1:%d" % listening.getsockname()[1]
+    process.kill()
+    process.wait()
+    listening.close()
+
+
+def dial(fault):
+    line = wait_until(lambda: next((line for line in fault.said().splitlines() if line.startswith("listening: ")), None), 10, lambda: f"it listens: {fault.said()}")
+    host, port = line.split()[1].rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_link_drops(echo):
+    fault = Fault("link", "--listen", "127.0.0.1:0", "--to", echo)
+    with dial(fault) as client:
+        client.sendall(b"one")
+        assert client.recv(10) == b"one"
+        fault.process.send_signal(signal.SIGUSR1)
+        fault.injected()
+        client.sendall(b"two")
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(10)
+        client.settimeout(10)
+        fault.process.send_signal(signal.SIGUSR2)
+        assert client.recv(10) == b"two", "what was held back passes"
+        assert "works" in fault.said()
+    fault.interrupt()
+
+
+def test_link_delays(echo):
+    fault = Fault("link", "--listen", "127.0.0.1:0", "--to", echo, "--mode", "delay", "--ms", "150", "--for", "30").injected()
+    with dial(fault) as client:
+        began = time.monotonic()
+        client.sendall(b"one")
+        assert client.recv(10) == b"one" and time.monotonic() - began >= 0.3, "there and back"
+    assert "undone" in fault.interrupt(signal.SIGINT)
+
+
+def test_link_cuts(echo):
+    fault = Fault("link", "--listen", "127.0.0.1:0", "--to", echo, "--mode", "cut")
+    with dial(fault) as client:
+        client.sendall(b"one")
+        assert client.recv(10) == b"one"
+        fault.process.send_signal(signal.SIGUSR1)
+        with pytest.raises(ConnectionError):
+            assert client.recv(10) == b"" and (_ for _ in ()).throw(ConnectionError)
+    fault.process.send_signal(signal.SIGUSR2)
+    wait_until(lambda: "undone" in fault.said(), 10, "it is undone")
+    with dial(fault) as client:
+        client.sendall(b"two")
+        assert client.recv(10) == b"two"
+    fault.interrupt()
+
+
+# ---- lockstep's own
+
+def test_crash_at(system):
+    """The coordinator kills itself behind the decision, comes back without the point, and finishes."""
+    coordinator = system.coordinator
+    coordinator.stop()
+    fault = Fault("crash-at", "--point", "coord_decision_durable", "--for", "0.3", "--", *coordinator.arguments())
+    wait_until(coordinator.livez, 20, lambda: f"it runs: {fault.said()}")
+    system.wait_ready()
+    key = fresh()
+    answer = system.app.run_later(put(key, *TWO))
+    fault.injected(30)
+    assert answer.exception(30) is not None, "nobody was told"
+    wait_until(coordinator.livez, 20, "it is back")
+    system.wait_ready()
+    system.agree(key, TWO, "committed")
+    fault.interrupt()
+    coordinator.start()
+    system.wait_ready()
+
+
+def test_late_prepare(system):
+    """The backend of a dead agent wakes when the next life is up: nothing stays prepared in nobody's name."""
+    agent, database = system.agents["orders"], system.db["orders"]
+    system.heal()
+    key = fresh()
+    answer = system.app.run_later([*put(key, "balance"), {"on": "orders", "do": {"sql": "insert into item(k, v) select $1, 1 from pg_sleep(3)", "args": [key]}}])
+    wait_until(lambda: database.value("select count(*) from pg_stat_activity where query like '%%pg_sleep(3)%%' and application_name like 'lockstep/%%'"), 10, "it works")
+    fault = Fault("late-prepare", "--agent-pid", agent.process.pid, "--participant", "orders", "--conninfo", database.conninfo(), "--for", "1.5").injected()
+    agent.wait_exit()
+    agent.spawn()
+    assert "go on" in fault.ends()
+    system.wait_ready()
+    assert answer.result(40).state == "aborted"
+    system.agree(key, TWO, "aborted")
+
+
+def test_lost_log(system):
+    """A coordinator without its log is refused by the agents; with the log back all is as before."""
+    system.heal()
+    coordinator = system.coordinator
+    system.alive()
+    assert "stop it first" in Fault("lost-log", "--data", coordinator.data).ends(1)
+    coordinator.kill()
+    fault = Fault("lost-log", "--data", coordinator.data).injected()
+    coordinator.spawn()
+    assert coordinator.wait_exit() == 78
+    fault.interrupt()
+    coordinator.start()
+    system.wait_ready()
+    system.alive()
+
+
+def test_forgotten_client(system):
+    key = fresh()
+    system.db["orders"].execute("insert into item(k, v) values (%s, 1)", key)
+    fault = Fault("forgotten-client", "--conninfo", system.db["orders"].conninfo(), "--sql", f"update item set v = 2 where k = '{key}'").injected()
+    locked = "select count(*) from item where k = %s and xmax <> 0"
+    assert system.db["orders"].value(locked, key) == 1
+    assert system.db["orders"].value("select count(*) from pg_stat_activity where state = 'idle in transaction'") == 1
+    fault.interrupt()
+    wait_until(lambda: not system.db["orders"].value("select count(*) from pg_stat_activity where state = 'idle in transaction'"), 10, "it is rolled back")
+    assert "syntax error" in Fault("forgotten-client", "--conninfo", system.db["orders"].conninfo(), "--sql", "update update").ends(1)
