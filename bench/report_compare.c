@@ -20,7 +20,7 @@ static const struct figure {
     const char *key, *words;
     bool log;
 } figures[] = {
-    {"per_second", "committed transactions a second", false},
+    {"per_second", "committed transactions a second", true},
     {"p50_ms", "latency, median, ms", true},
     {"p99_ms", "latency, 99 %, ms", true},
     {"lock_hold_ms", "rows held, ms per transaction (all branches)", true},
@@ -175,7 +175,7 @@ static void add_cells(struct svg_plot *plot, const json_t *compare, const struct
         at[dimension - dimensions] = report_number(cell, dimension->key);
         if (!is_at(cell, at) || json_object_get(median, figure->key) == NULL) continue;
         uint32_t color =
-            color_of(report_text(cell, "subject")) + (json_is_true(json_object_get(compare, "in_order")) ? 4 : 0);
+            color_of(report_text(cell, "subject")) + (json_is_true(json_object_get(compare, "in_order")) ? 6 : 0);
         svg_add(svg_series_of(plot, subject_name(compare, cell, name, sizeof name), color),
                 report_number(cell, dimension->key), report_number(median, figure->key));
     }
