@@ -22,6 +22,7 @@ int cmd_log(int argc, char **argv);
 int cmd_init_participant(int argc, char **argv);
 int cmd_pki(int argc, char **argv);
 int cmd_lab(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 
 /* ---- saying what went wrong ---- */
 

@@ -954,6 +954,13 @@ enum lockstep_status lockstep_participants(struct lockstep *client, struct locks
     return block_until_done(client, lockstep_participants_start(client, on_blocked_done, &blocked, NULL), &blocked);
 }
 
+enum lockstep_status lockstep_metrics(struct lockstep *client, struct lockstep_result *result) {
+    struct blocked blocked = {.result = result};
+
+    return block_until_done(
+        client, start_path(client, LOCKSTEP_OP_TEXT, 0, on_blocked_done, &blocked, NULL, "/metrics"), &blocked);
+}
+
 enum lockstep_status lockstep_abort(struct lockstep *client, const char *gtid, struct lockstep_result *result) {
     struct blocked blocked = {.result = result};
 

@@ -26,7 +26,15 @@ enum lockstep_status lockstep_url_parse(const char *text, struct lockstep_url *r
  * max. Pure. */
 uint32_t lockstep_backoff_ms(uint32_t repetition, uint32_t base_ms, uint32_t max_ms, uint32_t random);
 
-enum lockstep_op { LOCKSTEP_OP_RUN, LOCKSTEP_OP_GET, LOCKSTEP_OP_LIST, LOCKSTEP_OP_PARTICIPANTS, LOCKSTEP_OP_ABORT, LOCKSTEP_OP_ACT };
+enum lockstep_op {
+    LOCKSTEP_OP_RUN,
+    LOCKSTEP_OP_GET,
+    LOCKSTEP_OP_LIST,
+    LOCKSTEP_OP_PARTICIPANTS,
+    LOCKSTEP_OP_ABORT,
+    LOCKSTEP_OP_ACT,
+    LOCKSTEP_OP_TEXT
+};
 
 /* What an HTTP answer means for the call that waits for it. */
 enum lockstep_judgement {

@@ -197,7 +197,8 @@ static enum lockstep_judgement judge(enum lockstep_op op, int http_status, const
 
     if (http_status == 200 || http_status == 202 || http_status == 409) {
         if (about_one) return judge_state(op, http_status, read_outcome(object), result);
-        return settle(result, http_status == 200 && object != NULL ? LOCKSTEP_OK : LOCKSTEP_PROTOCOL);
+        return settle(result, http_status == 200 && (object != NULL || op == LOCKSTEP_OP_TEXT) ? LOCKSTEP_OK
+                                                                                               : LOCKSTEP_PROTOCOL);
     }
     if (http_status == 429 || (http_status >= 500 && says_not_begun(object))) {
         result->status = LOCKSTEP_BUSY;

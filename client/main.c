@@ -24,6 +24,7 @@ static const struct verb {
     {"init-participant", "what a database needs, printed or applied",
      cmd_init_participant},
     {"pki", "certificates: make an authority, issue, show, revoke", cmd_pki},
+    {"top", "what the coordinator does at this moment, on the screen", cmd_top},
     {"lab", "the failure laboratory: faults on real servers, measured", cmd_lab},
 };
 #define VERB_COUNT (sizeof verbs / sizeof verbs[0])

@@ -182,6 +182,8 @@ enum lockstep_status lockstep_get(struct lockstep *client, const char *gtid, enu
                                   struct lockstep_result *result);
 /* The same without waiting, and with what its prepared branches block in result->body (admin only). */
 enum lockstep_status lockstep_blocking(struct lockstep *client, const char *gtid, struct lockstep_result *result);
+/* The coordinator's metrics, in Prometheus' text form, in result->body (admin and monitor). */
+enum lockstep_status lockstep_metrics(struct lockstep *client, struct lockstep_result *result);
 /* Lists transactions as JSON in result->body. `state` NULL: all that are remembered; `limit` 0: the coordinator's
  * default. */
 enum lockstep_status lockstep_list(struct lockstep *client, const char *state, uint32_t limit,
