@@ -34,8 +34,9 @@ static void put_action(struct writer *writer, const char *sql, const struct work
 
 size_t document_write(char *out, size_t size, const char *mode, bool undo, bool in_order, const struct work *work,
                       const char *const *participants, const char *head, const char *more) {
-    struct writer writer = {out, size, 0, false};
+    struct writer writer = {.size = size};
 
+    writer.out = out;
     put(&writer, "{\"mode\":\"%s\",%s\"steps\":[", mode, head);
     for (uint32_t i = 0; i < work->part_count; i++) {
         const struct work_part *part = &work->parts[i];

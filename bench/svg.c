@@ -13,6 +13,7 @@
 #define LEGEND_LINE 15.0
 #define LEGEND_COLUMN 148.0
 #define TICKS_MAX 16u
+#define DECADES_MAX 20u
 
 static const char *const colors[] = {"#777777", "#1f77b4", "#17becf", "#d62728", "#ff9896",
                                      "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b", "#e377c2"};
@@ -93,44 +94,42 @@ static void find_range(const struct svg_plot *plot, struct axis *x, struct axis 
 
 /* 1, 2 or 5 times a power of ten. */
 static double nice_step(double range, uint32_t ticks) {
+    static const double factors[] = {1, 2, 5};
     double raw = range / ticks, power = pow(10, floor(log10(raw)));
 
-    for (double factor = 1; factor < 10; factor = factor < 2 ? 2 : factor < 5 ? 5 : 10)
-        if (factor * power >= raw) return factor * power;
+    for (size_t i = 0; i < 3; i++)
+        if (factors[i] * power >= raw) return factors[i] * power;
     return 10 * power;
 }
 
 static uint32_t linear_ticks(struct axis *axis, double *ticks) {
-    double step = nice_step(axis->high - axis->low, 6);
+    double step = nice_step(axis->high - axis->low, 6), first = ceil(axis->low / step) * step;
     uint32_t count = 0;
 
     axis->high = ceil(axis->high / step - 1e-9) * step;
-    for (double at = ceil(axis->low / step) * step; at <= axis->high + step / 1000 && count < TICKS_MAX; at += step)
-        ticks[count++] = at;
+    while (count < TICKS_MAX && first + count * step <= axis->high + step / 1000) {
+        ticks[count] = first + count * step;
+        count++;
+    }
     return count;
 }
 
+/* From the last one below the least to the first one above the most; 1, 2, 5 of each decade, or only its 1. */
 static uint32_t log_ticks(struct axis *axis, double *ticks) {
     static const double factors[] = {1, 2, 5};
-    double low = pow(10, floor(log10(axis->low))), high = axis->high;
-    const bool dense = high / axis->low < 200;
+    const uint32_t each = axis->high / axis->low < 200 ? 3 : 1;
+    double first = pow(10, floor(log10(axis->low)));
     uint32_t count = 0;
 
-    for (double power = low; power <= high * 10; power *= 10) {
-        for (uint32_t i = 0; i < (dense ? 3u : 1u); i++) {
-            double at = power * factors[i];
-            if (at <= axis->low) {
-                count = 0; /* the last one below is the axis' begin */
-                low = at;
-            }
-            if (count < TICKS_MAX) ticks[count++] = at;
-            if (at >= high) {
-                axis->low = low;
-                axis->high = at;
-                return count;
-            }
-        }
+    for (uint32_t i = 0; i < DECADES_MAX * each && count < TICKS_MAX; i++) {
+        const uint32_t decade = i / each;
+        double at = first * pow(10, decade) * factors[i % each];
+        if (at <= axis->low) count = 0;
+        ticks[count++] = at;
+        if (at >= axis->high) break;
     }
+    axis->low = ticks[0];
+    axis->high = fmax(axis->high, ticks[count - 1]);
     return count;
 }
 
@@ -141,7 +140,7 @@ static uint32_t point_ticks(const struct svg_plot *plot, double *ticks) {
     for (uint32_t s = 0; s < plot->series_count; s++) {
         for (uint32_t i = 0; i < plot->series[s].count; i++) {
             uint32_t at = 0;
-            while (at < count && ticks[at] != plot->series[s].x[i]) at++; // NOLINT: the same value, not a computed one
+            while (at < count && ticks[at] != plot->series[s].x[i]) at++; /* the same value, not a computed one */
             if (at == count && count < TICKS_MAX) ticks[count++] = plot->series[s].x[i];
         }
     }
@@ -212,7 +211,8 @@ static void write_series(FILE *out, const struct svg_plot *plot, const struct sv
 
 static void write_legend(FILE *out, const struct svg_plot *plot, uint32_t columns, double top) {
     for (uint32_t i = 0; i < plot->series_count; i++) {
-        double left = LEFT + (i % columns) * LEGEND_COLUMN, at = top + (double)(i / columns) * LEGEND_LINE;
+        const uint32_t line = i / columns;
+        double left = LEFT + (i % columns) * LEGEND_COLUMN, at = top + line * LEGEND_LINE;
         (void)fprintf(out, "<rect x='%.1f' y='%.1f' width='14' height='4' fill='%s'/><text x='%.1f' y='%.1f'>", left,
                       at - 6, colors[plot->series[i].color % COLOR_COUNT], left + 19, at);
         svg_text(out, plot->series[i].name);
