@@ -75,6 +75,7 @@ static void drop_if_empty(struct saga_calls *c, struct saga_calls_queue *queue) 
     }
     struct saga_calls_queue **link = &c->queues;
     while (*link != queue) {
+        assert(*link != NULL); /* it is in the list */
         link = &(*link)->next;
     }
     *link = queue->next;
@@ -85,6 +86,7 @@ static void drop_if_empty(struct saga_calls *c, struct saga_calls_queue *queue) 
 static void unlink_attempt(struct saga_calls *c, struct run_attempt *attempt) {
     struct saga_calls_queue *queue = attempt->queue;
     bool waits = attempt->call == NULL;
+    assert(queue != NULL);
     if (attempt->queue_next != NULL) {
         attempt->queue_next->queue_prev = attempt->queue_prev;
     } else if (waits) {

@@ -333,11 +333,13 @@ class Load:
         return all(self.system.db[name].value("select count(*) from lockstep.route where type like 'money.%%'") == wanted for name in self.names)
 
     def events_outstanding(self):
-        """Events that have not had their effect yet, dead letters included."""
-        return sum(self.system.db[name].value("""select (select count(*) from lockstep.event where position is null) + (select count(*) from lockstep.letter)
+        """Events that have not had their effect yet, dead letters included. All sources are asked before any inbox: what a source has been told to be
+        stored meanwhile is then seen where it waits."""
+        to_be_sent = """select (select count(*) from lockstep.event where position is null) + (select count(*) from lockstep.letter)
             + (select count(*) from lockstep.event e join lockstep.route r on r.type = e.type and r.start < e.position
-               left join lockstep.forward f on f.participant = r.participant where e.position > coalesce(f.position, 0))
-            + (select count(*) from lockstep.inbox where state in ('waiting', 'dead'))""") for name in self.names)
+               left join lockstep.forward f on f.participant = r.participant where e.position > coalesce(f.position, 0))"""
+        to_be_handled = "select count(*) from lockstep.inbox where state in ('waiting', 'dead')"
+        return sum(self.system.db[name].value(sql) for sql in (to_be_sent, to_be_handled) for name in self.names)
 
     def begin(self, tag, seed, kinds=None, favour=None):
         """From now on the clients work. The ledgers are empty again: what appears there later under another tag came late."""

@@ -264,8 +264,9 @@ def test_a_late_saga(calm):
 
 
 def test_in_doubt(calm):
-    """A decision that one participant does not hear of."""
-    calm.link["orders"].at("decide", "drop", up=False, times=None)
+    """A decision that one participant does not hear of, not even when it asks."""
+    for kind in ("decide", "answer"):
+        calm.link["orders"].at(kind, "drop", up=False, times=None)
     answer = calm.app.run(put(fresh(), "orders", "balance"))
     assert answer.state == "committed" and answer.body["applied"] is False, answer
     letter = calm.receiver.wait("in_doubt", answer.gtid)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from harness.base import NotReached, stays_true, wait_until
+from harness.base import stays_true, wait_until
 from harness.system import fresh, put
 
 NAMES = ("orders", "balance")
@@ -17,24 +17,22 @@ NAMES = ("orders", "balance")
 
 @pytest.mark.parametrize("name", ["dlog_before_write", "dlog_after_write", "dlog_after_sync"])
 def test_failed_sync_stops_with_74(shared, name):
-    """Passed at start as well, so the count is raised until the coordinator survives its own start."""
-    shared.coordinator.kill()
-    for count in range(1, 10):
-        shared.coordinator.spawn(fail=f"{name}=error@{count}")
-        try:
-            shared.coordinator.wait_ready()
+    """Passed at start as well, and by the marks of idleness, so the count is raised until the coordinator lives long enough for everybody to join."""
+    coordinator = shared.coordinator
+    coordinator.kill()
+    for count in range(1, 20):
+        coordinator.spawn(fail=f"{name}=error@{count}")
+        wait_until(lambda: not coordinator.running() or (coordinator.livez() and all(agent.is_ready() for agent in shared.agents.values())), 30,
+                   "everybody has joined, or the coordinator has stopped")
+        if coordinator.running():
             break
-        except NotReached:
-            raise
-        except AssertionError:
-            assert shared.coordinator.wait_exit() == 74, shared.coordinator.log_text()
-    shared.wait_ready()
+        assert coordinator.wait_exit() == 74, coordinator.log_text()
     key = fresh()
     try:
         answer = shared.app.run(put(key, *NAMES))
     except (OSError, http.client.HTTPException):
         answer = None
-    assert shared.coordinator.wait_exit() == 74, shared.coordinator.log_text()
+    assert coordinator.wait_exit() == 74, coordinator.log_text()
     assert answer is None or answer.state != "aborted", f"a failed sync must not be told as an abort: {answer}"
     shared.heal()
     outcome = shared.agree(key, NAMES, None)

@@ -82,7 +82,7 @@ static void rig_start(struct rig *rig, const char *subscriber, int64_t stored) {
     assert_non_null(rig->relay);
     rig->now_us = 1000000;
     struct relay_subscriber who = {subscriber, stored};
-    struct relay_event routes = {.kind = REV_ROUTES, .routes = {&who, subscriber != NULL ? 1 : 0, two_handlers, 2}};
+    struct relay_event routes = {.kind = REV_ROUTES, .routes = {&who, subscriber != NULL ? 1 : 0, two_handlers, 2, false, false}};
     step(rig, routes);
     expect(rig, "claim\ndue\n");
     uint64_t due = rig->op;
@@ -356,7 +356,7 @@ static void only_who_subscribes_is_sent_to(void **state) {
     up(&rig, "bank");
     expect(&rig, "");
     struct relay_subscriber who[] = {{"bank", 5}, {"post", 7}, {"third", 0}};
-    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {who, 3, two_handlers, 2}});
+    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {who, 3, two_handlers, 2, false, false}});
     expect(&rig, "report\nread bank 5\n"); /* two peers are all that the configuration allows */
     rig_end(&rig);
 }
@@ -365,7 +365,7 @@ static void only_who_subscribes_is_sent_to(void **state) {
 
 static void looked(struct rig *rig) {
     expect(rig, "look\n");
-    step(rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, two_handlers, 2, true}});
+    step(rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, two_handlers, 2, true, false}});
 }
 
 static const struct relay_item items[] = {
@@ -396,10 +396,10 @@ static void what_has_no_handler_is_not_passed_over_before_another_look(void **st
     handled(&rig, RELAY_DONE);
     handled(&rig, RELAY_DONE);
     expect(&rig, "look\n");
-    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, two_handlers, 2, false}});
+    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, two_handlers, 2, false, false}});
     expect(&rig, ""); /* that may have been read before it came */
     struct relay_handler three[] = {{"else", "public.late"}, two_handlers[0], two_handlers[1]};
-    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, three, 3, true}});
+    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, three, 3, true, false}});
     expect(&rig, "handle shop 1 public.late\n");
     handled(&rig, RELAY_DONE);
     expect(&rig, "ack shop 6\nfree\n");
@@ -519,7 +519,7 @@ static void changed_subscriptions_miss_no_handler(void **state) {
     page(&rig, 1, 5);
     handled(&rig, RELAY_DONE); /* the second of two is at work */
     struct relay_handler changed[] = {{"paid", "public.first"}, {"paid", "public.ship"}, {"paid", "public.thank"}};
-    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, changed, 3}});
+    step(&rig, (struct relay_event){.kind = REV_ROUTES, .routes = {NULL, 0, changed, 3, false, false}});
     handled(&rig, RELAY_DONE);
     expect(&rig, "handle shop 0 public.first\n");
     handled(&rig, RELAY_DONE);
@@ -851,7 +851,7 @@ static void birth(struct world *w, int node) {
         if (node != 0 && wants(node, s - 1)) handlers[count++] = (struct relay_handler){type_of(s - 1), "h"};
     }
     world_step(w, node,
-               (struct relay_event){.kind = REV_ROUTES, .routes = {who, node == 0 ? SUBS : 0, handlers, count}});
+               (struct relay_event){.kind = REV_ROUTES, .routes = {who, node == 0 ? SUBS : 0, handlers, count, false, false}});
     for (int s = 1; node == 0 && s <= SUBS; s++)
         world_step(w, 0, (struct relay_event){.kind = REV_PEER_UP, .peer = name_of(s)});
 }
