@@ -40,11 +40,13 @@ struct sampler {
 
 /* ------------------------------------------------------------------------- CPU */
 
-/* Fields of /proc/PID/stat behind the name, which may hold blanks: parent is the 2nd, CPU times the 12th to 15th. */
+/* Fields of /proc/PID/stat behind the name, which may hold blanks, and the state: parent is the 1st, CPU times the 11th
+ * to 14th. */
+enum { STAT_FIELDS = 14 };
+
 static bool read_stat(int pid, int *ret_parent, double *ret_own_s, double *ret_children_s) {
     char path[64], line[1024];
-    unsigned long own[2];
-    long children[2];
+    long fields[STAT_FIELDS];
 
     (void)snprintf(path, sizeof path, "/proc/%d/stat", pid);
     FILE *file = fopen(path, "re");
@@ -53,12 +55,17 @@ static bool read_stat(int pid, int *ret_parent, double *ret_own_s, double *ret_c
     (void)fclose(file);
     line[length] = '\0';
     const char *behind = strrchr(line, ')');
-    if (behind == NULL || sscanf(behind + 1, " %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld", ret_parent,
-                                 &own[0], &own[1], &children[0], &children[1]) != 5)
-        return false;
+    if (behind == NULL || strlen(behind) < sizeof ") S " - 1) return false;
+    char *end = line + (behind - line) + sizeof ") S" - 1;
+    for (size_t i = 0; i < STAT_FIELDS; i++) {
+        const char *begin = end;
+        fields[i] = strtol(begin, &end, 10);
+        if (end == begin) return false;
+    }
+    *ret_parent = (int)fields[0];
     const double ticks = (double)sysconf(_SC_CLK_TCK);
-    *ret_own_s = (double)(own[0] + own[1]) / ticks;
-    *ret_children_s = (double)(children[0] + children[1]) / ticks;
+    *ret_own_s = (double)(fields[10] + fields[11]) / ticks;
+    *ret_children_s = (double)(fields[12] + fields[13]) / ticks;
     return true;
 }
 
@@ -69,7 +76,7 @@ static void add_children(const struct sampler_options *options, double *cpu_s) {
 
     DIR *folder = opendir("/proc");
     while (folder != NULL && (entry = readdir(folder)) != NULL) {
-        int pid = atoi(entry->d_name);
+        int pid = (int)strtol(entry->d_name, NULL, 10);
         if (pid <= 0 || !read_stat(pid, &parent, &own_s, &children_s)) continue;
         for (uint32_t i = 0; i < options->process_count; i++)
             if (options->processes[i].pid == parent) cpu_s[i] += own_s + children_s;

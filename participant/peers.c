@@ -307,7 +307,7 @@ static void say_full(struct peers *peers) {
     if (peers->full_said_us != 0 && now_us - peers->full_said_us < UINT64_C(1000) * FULL_LOG_MS) return;
     peers->full_said_us = now_us;
     diag(DIAG_ERROR, "more agents want to send events here than can be accepted: some are closed at once", "most",
-         diag_u64(SOURCES_MAX), NULL);
+         diag_u64(UINT64_C(2) * LS_PEERS_MAX), NULL);
 }
 
 static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struct sockaddr *address, int length,
