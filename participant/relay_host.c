@@ -884,8 +884,8 @@ static void prune(struct relayhost *relay) {
     i64_text((int64_t)(conf->keep_inbox_ms / 1000), keep);
     for (const struct watermark *mark = relay->watermarks; mark != NULL; mark = mark->next) {
         relay->pruning = true;
-        ask_db(relay, SQL_INBOX_PRUNE, 4, (const char *[]){mark->source, i64_text(mark->stored, stored), keep, batch},
-               true, pruned, relay);
+        i64_text(relay_may_prune(relay->core, mark->source, mark->stored), stored);
+        ask_db(relay, SQL_INBOX_PRUNE, 4, (const char *[]){mark->source, stored, keep, batch}, true, pruned, relay);
     }
     if (conf->keep_events_ms > 0) {
         relay->pruning = true;

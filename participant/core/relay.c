@@ -675,6 +675,18 @@ void relay_stats(const struct relay *r, struct relay_stats *ret_stats) {
     *ret_stats = r->stats;
 }
 
+int64_t relay_may_prune(const struct relay *r, const char *source, int64_t stored) {
+    if (r->due_op != 0) return INT64_MIN; /* nobody knows yet of which events the answer will be */
+    for (uint32_t i = 0; i <= r->config.peers_max; i++) {
+        const struct work *w = &r->works[i]; /* what is due is the last */
+        for (uint32_t n = w->index; w->state != WORK_IDLE && n < w->count; n++) {
+            const char *from = w == r->due ? w->items[n].source : w->source;
+            if (strcmp(from, source) == 0 && w->items[n].position <= stored) stored = w->items[n].position - 1;
+        }
+    }
+    return stored;
+}
+
 static void check_work(const struct relay *r, const struct work *w) {
     bool busy = w->state == WORK_HANDLING || w->state == WORK_PARKING;
     assert(busy == (w->op != 0) && (w->state == WORK_PAUSED) == (w->timer_us != RELAY_NEVER));

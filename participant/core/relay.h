@@ -197,6 +197,10 @@ void relay_step(struct relay *relay, const struct relay_event *event, struct rel
 void relay_effects_free(struct relay_effects *effects);
 uint64_t relay_next_timer(const struct relay *relay);
 void relay_stats(const struct relay *relay, struct relay_stats *ret_stats);
+/* Up to which position inbox rows of what came from `source` may go, which has stored our acknowledgements up to
+ * `stored`. Less than that while a page that has come twice is still at work: whoever finds no row there handles the
+ * event again. */
+int64_t relay_may_prune(const struct relay *relay, const char *source, int64_t stored);
 /* Every invariant of its memory; asserts. */
 void relay_check(const struct relay *relay);
 

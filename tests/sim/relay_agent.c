@@ -555,10 +555,12 @@ static void on_look(struct world *world, uint64_t participant, uint64_t life) {
         request_send(world, ask(world, host, REQUEST_LATER, 0));
     }
     for (uint32_t p = 0; world->options.relay_keep_ms > 0 && p < world->options.participants; p++) {
+        char name[8];
         if (!host->has_mark[p]) continue;
         struct relay_request *request = ask(world, host, REQUEST_PRUNE, 0);
+        sim_participant_name(p, name);
         request->peer = p;
-        request->position = host->marks[p];
+        request->position = relay_may_prune(host->core, name, host->marks[p]);
         request_send(world, request);
     }
     world_after(world, LOOK_US, on_look, participant, life);
