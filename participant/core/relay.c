@@ -250,11 +250,17 @@ static void fresh(struct relay *r, uint64_t wait_us) {
     min_us(&r->claim_us, max_us(r->now_us, r->claim_least_us + wait_us));
 }
 
+/* What looks like a slow look may be an agent that stood still, or a database that did not answer. */
+static uint64_t claim_rest_us(const struct relay *r) {
+    uint64_t rest_us = CLAIM_REST * (r->now_us - r->claim_began_us);
+    return rest_us < r->config.claim_slow_us ? rest_us : r->config.claim_slow_us;
+}
+
 static void on_claim(struct relay *r, const struct relay_event *event) {
     r->claim_op = 0;
     bool found = event->claim.ok && event->claim.given > 0;
     bool full = found && event->claim.given >= r->config.claim_max;
-    r->claim_least_us = r->now_us + CLAIM_REST * (r->now_us - r->claim_began_us);
+    r->claim_least_us = r->now_us + claim_rest_us(r);
     r->claim_pause_us = found ? r->config.claim_us : 2 * r->claim_pause_us;
     if (r->claim_pause_us > r->config.claim_rest_us)
         r->claim_pause_us = max_us(r->config.claim_rest_us, r->config.claim_us);
@@ -631,6 +637,7 @@ void relay_config_defaults(struct relay_config *config) {
                                     .attempts_max = 10,
                                     .claim_us = UINT64_C(50000),
                                     .claim_rest_us = UINT64_C(1000000),
+                                    .claim_slow_us = UINT64_C(10000000),
                                     .due_us = UINT64_C(1000000),
                                     .ack_wait_us = UINT64_C(30000000),
                                     .backoff_min_us = UINT64_C(100000),

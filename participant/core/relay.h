@@ -46,6 +46,7 @@ struct relay_config {
     uint32_t attempts_max;   /* of a handler, then it is a dead letter */
     uint64_t claim_us;       /* how often the database is looked at when nothing is known to be new, at first */
     uint64_t claim_rest_us;  /* and after doubling while nothing was */
+    uint64_t claim_slow_us;  /* the longest rest after a look that was slow */
     uint64_t due_us;         /* the same for parked events */
     uint64_t ack_wait_us;    /* for an acknowledgement; then the page is sent again */
     uint64_t backoff_min_us; /* between attempts, doubling */

@@ -259,6 +259,39 @@ static void looks_for_what_is_new(void **state) {
     rig_end(&rig);
 }
 
+/* How long the next look is away after one that took so long. */
+static uint64_t rest_after_us(struct rig *rig, uint64_t took_us) {
+    rig->now_us += took_us;
+    answer(rig, (struct relay_event){.kind = REV_DB_CLAIM, .claim = {true, 0}});
+    step(rig, (struct relay_event){.kind = REV_FRESH});
+    uint64_t rest_us = relay_next_timer(rig->relay) - rig->now_us;
+    next_timer(rig);
+    expect(rig, "claim\n");
+    return rest_us;
+}
+
+/* An agent that stood still for minutes has not looked for minutes: what is new then does not wait for ten times that.
+ */
+static void the_rest_after_a_slow_look_has_an_end(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_start(&rig, NULL, 0);
+    relay_free(rig.relay);
+    struct relay_config config;
+    relay_config_defaults(&config);
+    config.due_us = UINT64_C(3600000000);
+    rig.relay = relay_new(&config);
+    rig.mute = false;
+    step(&rig, (struct relay_event){.kind = REV_ROUTES});
+    answer(&rig, (struct relay_event){.kind = REV_DB_DUE, .page = {.ok = true}});
+    rig.op--; /* the claim's */
+    assert_int_equal(rest_after_us(&rig, 999000), 9990000);
+    assert_int_equal(rest_after_us(&rig, 1000000), 10000000);
+    assert_int_equal(rest_after_us(&rig, 1001000), 10000000);
+    assert_int_equal(rest_after_us(&rig, 72000000), 10000000);
+    rig_end(&rig);
+}
+
 /* The database has lost WAL: what was acknowledged under a position may not be there, or be another event. */
 static void positions_that_go_back(void **state) {
     (void)state;
@@ -1004,6 +1037,7 @@ int main(void) {
         cmocka_unit_test(a_source_too_many_is_said),
         cmocka_unit_test(changed_subscriptions_miss_no_handler),
         cmocka_unit_test(looks_for_what_is_new),
+        cmocka_unit_test(the_rest_after_a_slow_look_has_an_end),
         cmocka_unit_test(positions_that_go_back),
         cmocka_unit_test(parked_events_are_tried_again),
         cmocka_unit_test(worlds),
