@@ -107,7 +107,7 @@ def test_kill(sleeper):
 def test_pause(sleeper, how):
     fault = Fault("pause", "--pid", sleeper.pid, *(("--for", "0.3") if how == "to its end" else ())).injected()
     if how != "to its end":
-        assert state_of(sleeper.pid) == "T"
+        wait_until(lambda: state_of(sleeper.pid) == "T", 5, "it stands still")
         fault.interrupt(how)
     fault.ends()
     wait_until(lambda: state_of(sleeper.pid) == "S", 5, "it goes on")
@@ -117,7 +117,7 @@ def test_a_whole_server(cluster):
     pid_file = os.path.join(cluster.data, "postmaster.pid")
     session = cluster.connect("postgres")
     fault = Fault("pause", "--pid-file", pid_file, "--tree").injected()
-    assert state_of(session.info.backend_pid) == "T"
+    wait_until(lambda: state_of(session.info.backend_pid) == "T", 5, "its backends stand still")
     fault.interrupt()
     assert session.execute("select 1").fetchone() == (1,)
     Fault("kill", "--pid-file", pid_file, "--tree").ends()
