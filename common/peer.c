@@ -386,6 +386,9 @@ static void read_input(struct peer *peer) {
         peer->in.end += (size_t)got;
         peer->heard_us = daemon_now_us();
         handle_frames(peer);
+        /* Read-ahead has taken what the socket held. To hear "nothing more" from a second call would double the calls
+         * of a link that carries one message at a time; what has come meanwhile is announced again. */
+        if (peer->freed || !SSL_has_pending(peer->ssl)) return;
     }
     /* Read-ahead may hold records that the socket will not announce again. */
     if (!peer->freed && peer->state == OPEN && SSL_has_pending(peer->ssl)) event_active(peer->readable, EV_READ, 0);

@@ -798,9 +798,8 @@ static enum ls_status recover(struct host *host, struct ls_error *err) {
 static enum ls_status make_loop(struct host *host, struct ls_error *err) {
     struct event_config *config = event_config_new();
     if (config != NULL) {
-        /* Deadlines are kept by the monotonic clock of daemon_now_us(), not by this
-         * one. */
-        (void)event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+        /* No precise timers: they set a timerfd in every turn, and a deadline that rings a few milliseconds early is
+         * measured by daemon_now_us() and set again. */
         (void)event_config_set_flag(config, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
         host->base = event_base_new_with_config(config);
         event_config_free(config);

@@ -149,11 +149,12 @@ enum ls_status dlog_writer_stop(struct dlog_writer *w, struct ls_error *err) {
 
 void dlog_writer_kick(struct dlog_writer *w) {
     (void)pthread_mutex_lock(&w->mutex);
-    if (!w->write) {
-        w->write = true;
+    bool asked = w->write;
+    w->write = true;
+    (void)pthread_mutex_unlock(&w->mutex);
+    if (!asked) { /* with the mutex free: who wakes up would only wait for it */
         (void)pthread_cond_signal(&w->write_wanted);
     }
-    (void)pthread_mutex_unlock(&w->mutex);
 }
 
 int dlog_writer_fd(const struct dlog_writer *w) {

@@ -50,6 +50,28 @@ def test_fence_is_moved_by_the_agent_only(shared):
         session.rollback()
 
 
+def test_fence_obeys_no_operators_of_the_caller(shared):
+    """The function has no search_path of its own: with names that are looked up, "agent = session_user" would be the caller's to answer."""
+    shared.app.run([step("orders", "select 1"), step("products", "select 1")])
+    row = "select participant, coordinator, incarnation, epoch, log_position, chain from lockstep.fence where participant = 'orders'"
+    with shared.db["orders"].connect() as owner:
+        owner.execute("create schema traps")
+        try:
+            for kind, sign in (("name", "="), ("text", "="), ("int8", "="), ("int8", "<")):
+                function = f"traps.yes_{kind}({kind}, {kind})"
+                owner.execute(f"create or replace function {function} returns bool language sql immutable as 'select true'")
+                owner.execute(f"create operator traps.{sign} (leftarg = {kind}, rightarg = {kind}, function = traps.yes_{kind})")
+            owner.execute("grant usage on schema traps to public")
+            fence = shared.db["orders"].query(row)[0]
+            with shared.db["orders"].connect(user="checkout") as session:
+                session.execute("set search_path = traps, pg_catalog")
+                assert session.execute("select 'a'::name = 'b'::name").fetchone()[0]  # the trap is set
+                session.execute("select lockstep.fence_ahead(%s, %s, %s, %s, (1::int8 << 62), 7)", fence[:4])
+            assert shared.db["orders"].query(row)[0][4] < 1 << 62
+        finally:
+            owner.execute("drop schema traps cascade")
+
+
 def test_secret_is_in_no_catalogue(shared):
     """Neither pg_stat_activity nor pg_prepared_statements shows it to the session that it was used on."""
     seen = shared.app.run([step("orders", "select query from pg_stat_activity where pid = pg_backend_pid()"),
