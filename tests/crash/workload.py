@@ -153,9 +153,10 @@ class Client(threading.Thread):
         return self.move(key, kind, self.spread(self.some(2, 4), self.random.randint(1, 9)))
 
     def make_order(self, key, kind):
-        """All databases: the first one gets what all others pay."""
+        """All databases: one gets what all others pay. Not always the same one: after half an hour the others would have nothing left."""
         names, amount = self.load.names, self.random.randint(1, 5)
-        return self.move(key, kind, {name: -amount if name != names[0] else amount * (len(names) - 1) for name in names})
+        receiver = self.random.choice(names)
+        return self.move(key, kind, {name: -amount if name != receiver else amount * (len(names) - 1) for name in names})
 
     def make_too_much(self, key, kind):
         """The last database has not enough: it says no."""
@@ -188,7 +189,7 @@ class Client(threading.Thread):
         """One database only: one phase, an outcome row instead of a decision."""
         name, account = self.load.favour or self.random.choice(self.load.names), self.account()
         return {name: 0}, [self.note(name, key, kind, 0),
-                           step(name, "update account set amount = amount - 1 where id = $1 and amount > 0", account),
+                           step(name, "update account set amount = amount - 1 where id = $1 and amount > 0", account, expect_rows=1),
                            step(name, "update account set amount = amount + 1 where id = $1", account)]
 
     def make_slow_single(self, key, kind):
