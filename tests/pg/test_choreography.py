@@ -549,6 +549,19 @@ def test_what_a_step_emits_belongs_to_its_saga(flow):
     assert shown.returncode == 0 and shown.stdout.index("completed") < shown.stdout.index("order.created") < shown.stdout.index("order.confirmed"), shown
 
 
+def test_what_a_transaction_on_several_databases_emits_is_one_flow(flow):
+    """The events of a 2PC transaction and all that follows bear the transaction's name, wherever they were written, and are drawn as one path."""
+    key, other = fresh("order"), fresh("order")
+    answer = flow.run([{"on": "orders", "do": {"sql": "select place($1, 'tea', 1)", "args": [key]}},
+                       {"on": "balance", "do": {"sql": "select lockstep.emit('balance.refused', $1, '{}')", "args": [other]}}])
+    assert answer.status == 200 and answer.state == "committed", answer
+    flow.wait_end(key, "confirmed")
+    sagas = {name: {row[0] for row in flow.db[name].query("select saga from lockstep.event where key in (%s, %s)", key, other)} for name in flow.db}
+    assert sagas == {name: {answer.gtid} for name in flow.db}, (answer.gtid, sagas)
+    shown = command("saga", "show", answer.gtid, coordinator=flow.coordinator)
+    assert shown.returncode == 0 and all(word in shown.stdout for word in ("order.created", "order.confirmed", "balance.refused")), shown
+
+
 def test_the_list_of_flows(flow):
     """Those of all participants under one name each, with what is open of them: in the end nothing is."""
     good, torn_one, lost = fresh("saga"), fresh("saga"), fresh("saga")
