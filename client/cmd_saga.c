@@ -153,6 +153,8 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
     if (result->reason[0] != '\0')
         (void)printf("%s%s%s\n", result->sqlstate, result->sqlstate[0] != '\0' ? " " : "", result->reason);
     json_array_foreach(steps, index, entry) {
+        const char *service = json_string_value(json_object_get(entry, "call"));
+        if (service != NULL) (void)json_object_set_new(entry, "on", json_sprintf("call %s", service));
         add_time(entry, "first_unix_ms", "first");
         add_time(entry, "settled_unix_ms", "settled");
     }
@@ -168,6 +170,22 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
                      json_integer_value(json_object_get(body, "failed_attempts")));
         listing_print_rows(failures, failure_columns, sizeof failure_columns / sizeof failure_columns[0]);
     }
+    json_decref(body);
+}
+
+static void print_json_of(const char *heading, const json_t *value) {
+    char *text = json_is_null(value) ? NULL : json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
+
+    if (text != NULL) (void)printf("\n%s: %s\n", heading, text);
+    free(text);
+}
+
+/* With what was to be done: whoever decides about it must know. */
+static void print_stuck(const struct lockstep_result *result, const char *saga) {
+    json_t *body = cmd_body(result);
+
+    print_saga(result, saga);
+    print_json_of("payload", json_object_get(body, "document"));
     json_decref(body);
 }
 
@@ -256,13 +274,6 @@ static void print_flow(const struct lockstep_result *result, const char *saga) {
     json_decref(body);
 }
 
-static void print_json_of(const char *heading, const json_t *value) {
-    char *text = json_is_null(value) ? NULL : json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-
-    if (text != NULL) (void)printf("\n%s: %s\n", heading, text);
-    free(text);
-}
-
 static void print_letter(const struct lockstep_result *result, const char *id) {
     json_t *body = cmd_body(result), *list = json_object_get(body, "dead_letters"), *letter = json_array_get(list, 0);
 
@@ -304,6 +315,7 @@ static void show_events_of(struct lockstep *client, const char *saga) {
 
 static int show(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
+    bool hidden = false;
 
     if (strchr(saga, '/') != NULL) return show_letter(options, client, saga);
     (void)lockstep_saga(client, saga, 0, &result);
@@ -313,9 +325,21 @@ static int show(const struct saga_options *options, struct lockstep *client, con
             lockstep_result_clear(&result);
             return cmd_show_one("saga show", &flow, options->format, saga, print_flow);
         }
+        hidden = flow.status == LOCKSTEP_DENIED;
         lockstep_result_clear(&flow);
     }
     int exit_status = cmd_show_one("saga show", &result, options->format, saga, print_saga);
+    if (hidden) (void)fprintf(stderr, "lockstep saga show: a choreographed one is shown to an administrator\n");
+    if (options->format == CMD_TABLE && exit_status != LS_EXIT_ERROR) show_events_of(client, saga);
+    return exit_status;
+}
+
+static int show_stuck(const struct saga_options *options, struct lockstep *client, const char *saga) {
+    struct lockstep_result result;
+
+    if (strchr(saga, '/') != NULL) return show_letter(options, client, saga);
+    (void)lockstep_saga(client, saga, 0, &result);
+    int exit_status = cmd_show_one("dlq show", &result, options->format, saga, print_stuck);
     if (options->format == CMD_TABLE && exit_status != LS_EXIT_ERROR) show_events_of(client, saga);
     return exit_status;
 }
@@ -373,8 +397,8 @@ static const struct action saga_actions[] = {{"list", false, list_sagas},
                                              {"cancel", true, cancel},
                                              {NULL, false, NULL}};
 static const struct action dlq_actions[] = {
-    {"list", false, list_letters},    {"show", true, show},     {"retry", true, retry}, {"skip", true, skip},
-    {"compensate", true, compensate}, {"refuse", true, refuse}, {NULL, false, NULL}};
+    {"list", false, list_letters},    {"show", true, show_stuck}, {"retry", true, retry}, {"skip", true, skip},
+    {"compensate", true, compensate}, {"refuse", true, refuse},   {NULL, false, NULL}};
 
 static int run(const char *verb, const struct action *actions, const struct saga_options *options,
                const struct opt_operands *operands) {

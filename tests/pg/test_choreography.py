@@ -532,6 +532,9 @@ def test_the_path_of_a_flow(flow):
     order = [next(n for n, line in enumerate(lines) if word in line) for word in ("order.created", "stock.reserved", "balance.used", "order.confirmed")]
     assert order == sorted(order), shown.stdout
     assert flow.app.request("GET", f"/v1/flows/{saga}").status == 403
+    ca, certificate, key = flow.app.files
+    told = command("saga", "show", saga, "--url", f"https://localhost:{flow.coordinator.address('api')[1]}", "--ca", ca, "--cert", certificate, "--cert-key", key)
+    assert told.returncode == 1 and "administrator" in told.stderr, told
     assert flow.admin.request("GET", f"/v1/flows/{fresh('none')}").status == 404
     flow.agents["balance"].kill()
     wait_until(lambda: [entry["participant"] for entry in flow.admin.request("GET", f"/v1/flows/{saga}").body["missing"]] == ["balance"], 20, "who is away is named")

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.base import folder, stays_true, wait_until
-from harness.programs import free_port
+from harness.programs import command, free_port
 from harness.service import TABLE, PaymentService
 from harness.system import System, fresh
 from test_crash_points import settle, start_with
@@ -84,6 +84,15 @@ def test_completed_with_its_result(calm):
     assert shown.body["steps"][1]["call"] == "pay" and shown.body["steps"][1]["state"] == "done", shown
     assert keys(calm.service.seen(answer.saga, "do")) == {f"{answer.saga}:pay:do"}
     assert calm.service.seen(answer.saga, "do")[0][1]["Lockstep-App"] == "app/checkout"
+
+
+def test_the_command_shows_calls_and_kinds_of_one_that_has_ended(calm):
+    answer = saga(calm, [note("orders", fresh("w"), "a"), pay(kind="pivot", undo=False), note("orders", fresh("w"), "c", undo=False)])
+    assert answer.state == "completed", answer
+    shown = calm.app.request("GET", f"/v1/sagas/{answer.saga}")
+    assert [step["kind"] for step in shown.body["steps"]] == ["compensatable", "pivot", "retriable"], shown
+    lines = command("saga", "show", answer.saga, coordinator=calm.coordinator).stdout.splitlines()
+    assert any("call pay" in line and "pivot" in line and "done" in line for line in lines), lines
 
 
 def test_409_is_a_business_error(calm):
