@@ -110,20 +110,42 @@ static int list_sagas(const struct saga_options *options, struct lockstep *clien
                   sizeof flow_list_columns / sizeof flow_list_columns[0]);
 }
 
+/* For programs: one document, the events' letters beside the sagas'. */
+static void print_letters(const struct lockstep_result *sagas, const struct lockstep_result *events) {
+    json_t *all = cmd_body(sagas), *body = cmd_body(events);
+
+    (void)json_object_set(all, "dead_events", json_object_get(body, "dead_letters"));
+    (void)json_object_set(all, "missing", json_object_get(body, "missing"));
+    cmd_print_json(all);
+    json_decref(body);
+    json_decref(all);
+}
+
+/* Sagas, and the events of choreography, of which every agent is asked; an application may not. */
 static int list_letters(const struct saga_options *options, struct lockstep *client, const char *saga) {
-    struct lockstep_result result;
+    uint32_t limit = options->limit > EVENT_LETTERS_MAX ? EVENT_LETTERS_MAX : options->limit;
+    struct lockstep_result sagas, events;
 
     (void)saga;
-    (void)lockstep_dead_letters(client, options->limit, &result);
-    int exit_status = finish("dlq list", options, &result, "dead_letters", letter_columns,
+    (void)lockstep_dead_letters(client, options->limit, &sagas);
+    enum lockstep_status status =
+        sagas.status == LOCKSTEP_OK ? lockstep_event_letters(client, NULL, limit, &events) : LOCKSTEP_DENIED;
+    if (status == LOCKSTEP_OK && options->format != CMD_TABLE) {
+        print_letters(&sagas, &events);
+        lockstep_result_clear(&sagas);
+        lockstep_result_clear(&events);
+        return LS_EXIT_OK;
+    }
+    bool asked = sagas.status == LOCKSTEP_OK;
+    int exit_status = finish("dlq list", options, &sagas, "dead_letters", letter_columns,
                              sizeof letter_columns / sizeof letter_columns[0]);
-    /* Those of choreography are asked of every agent; an application may not. One list each. */
-    uint32_t limit = options->limit > EVENT_LETTERS_MAX ? EVENT_LETTERS_MAX : options->limit;
-    if (exit_status != LS_EXIT_OK || (lockstep_event_letters(client, NULL, limit, &result) == LOCKSTEP_DENIED))
+    if (status == LOCKSTEP_DENIED) {
+        if (asked) lockstep_result_clear(&events);
         return exit_status;
+    }
     if (options->format == CMD_TABLE) (void)fputc('\n', stdout);
-    print_missing(&result);
-    return finish("dlq list", options, &result, "dead_letters", event_letter_columns,
+    print_missing(&events);
+    return finish("dlq list", options, &events, "dead_letters", event_letter_columns,
                   sizeof event_letter_columns / sizeof event_letter_columns[0]);
 }
 

@@ -375,6 +375,8 @@ def test_a_poison_event_parks_its_key_only(flow, act, expected):
     shown = flow.admin.request("GET", f"/v1/dlq/events?id={letter['id']}")
     assert [entry["payload"] for entry in shown.body["dead_letters"]] == [{"n": 1}] and len(shown.body["dead_letters"][0]["history"]) == 4, shown
     assert letter["id"] in command("dlq", "list", coordinator=flow.coordinator).stdout
+    listed = json.loads(command("dlq", "list", "-o", "json", coordinator=flow.coordinator).stdout)  # one document, of both styles
+    assert letter["id"] in [entry["id"] for entry in listed["dead_events"]] and listed["missing"] == [] and "dead_letters" in listed, listed
     assert '"sqlstate": "P0001"' in command("dlq", "show", letter["id"], coordinator=flow.coordinator).stdout
     flow.db["stock"].execute("delete from fail where key = %s", key)
     done = command("dlq", act, letter["id"], "--reason", "mended", coordinator=flow.coordinator)
