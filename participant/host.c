@@ -193,6 +193,13 @@ static void on_pg_refused(void *context, const char *what, const char *mend)
         agenthost_stop(host, LS_EXIT_CONFIG);
 }
 
+/* Begun anew, it knows what the database knows. In place it could handle a page of events that the other one has handled, and let go of long ago. */
+static void on_pg_superseded(void *context)
+{
+    diag(DIAG_WARN, "another agent of this participant has served its database since: ending, to be started anew", NULL);
+    agenthost_stop(context, LS_EXIT_ERROR);
+}
+
 static void on_pg_report(void *context, int level, const char *what, const char *detail)
 {
     (void)context;
@@ -274,7 +281,7 @@ static void on_reload(void *context)
 
 static enum ls_status start_pg(struct agenthost *host, struct ls_error *err)
 {
-    static const struct pg_callbacks callbacks = {on_pg_event, on_pg_refused, on_pg_report};
+    static const struct pg_callbacks callbacks = {on_pg_event, on_pg_refused, on_pg_superseded, on_pg_report};
     const struct pg_config config = {.target = &host->conf.target,
                                      .participant = host->conf.name,
                                      .coordinator = host->conf.coordinator_name,

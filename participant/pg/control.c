@@ -125,6 +125,7 @@ static void life_done(void *context, struct conn *conn, struct conn_batch *batch
         return;
     pg->control_state = CONTROL_LOCKED;
     pg->holder_told = false;
+    pg->lived = true;
     answer_lock(pg, AGENT_LOCK_TAKEN);
 }
 
@@ -146,6 +147,13 @@ static void holder_done(void *context, struct conn *conn, struct conn_batch *bat
     answer_lock(pg, AGENT_LOCK_HELD);
 }
 
+/* Another agent of this participant has lived since we did: what is in our memory is old (branches, pages of events, what subscribers have
+ * acknowledged), and our secret must not be good again. */
+static bool superseded(const struct pg *pg, const char *last)
+{
+    return pg->lived && last != NULL && strcmp(last, pg->nonce) != 0;
+}
+
 static void lock_done(void *context, struct conn *conn, struct conn_batch *batch)
 {
     struct pg *pg = context;
@@ -153,6 +161,11 @@ static void lock_done(void *context, struct conn *conn, struct conn_batch *batch
         return;
     const char *taken = conn_value(&batch->items[0], 0, 0);
     pg->control_state = CONTROL_READY;
+    if (taken != NULL && taken[0] == 't' && superseded(pg, conn_value(&batch->items[1], 0, 0))) {
+        pg->callbacks.superseded(pg->context);
+        conn_close(conn, "another agent has served this participant since");
+        return;
+    }
     if (taken == NULL || taken[0] != 't') {
         const char *values[] = {pg->lock_key};
         batch = conn_begin(conn, 1, holder_done, pg);
@@ -169,9 +182,10 @@ static void lock_done(void *context, struct conn *conn, struct conn_batch *batch
 
 static void send_lock(struct pg *pg)
 {
-    const char *values[] = {pg->lock_key};
-    struct conn_batch *batch = conn_begin(pg->control, 1, lock_done, pg);
+    const char *values[] = {pg->lock_key}, *who[] = {pg->participant};
+    struct conn_batch *batch = conn_begin(pg->control, 2, lock_done, pg);
     conn_add(pg->control, batch, SQL_TRY_LOCK, 1, values);
+    conn_add(pg->control, batch, SQL_LIFE_LAST, 1, who); /* behind the lock: nobody else changes it any more */
     conn_end(pg->control, batch);
 }
 

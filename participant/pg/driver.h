@@ -187,6 +187,7 @@ struct pg {
     uint64_t lock_op, clean_op;
     char lock_key[24];
     bool holder_told;
+    bool lived; /* has had the lock */
     uint32_t max_prepared;
     char server_version[16], database[LS_ROLE_MAX + 1];
     struct event *clean_timer, *stop_timer;

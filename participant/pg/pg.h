@@ -58,6 +58,8 @@ struct pg_callbacks {
     /* The server cannot be used as it is, found when the control session came up: what is wrong, and the statement or setting that mends it.
      * AEV_DB_LOCK with AGENT_LOCK_FAILED follows. */
     void (*refused)(void *context, const char *what, const char *mend);
+    /* The lock is ours again, and another agent of this participant has had it meanwhile: this process is to end. From the loop only. */
+    void (*superseded)(void *context);
     /* A line for the log; level is enum diag_level. */
     void (*report)(void *context, int level, const char *what, const char *detail);
 };

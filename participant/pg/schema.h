@@ -20,8 +20,8 @@
 #include "lockstep/status.h"
 
 /* Grows with every change of the objects below; the agent refuses a database that has another one. */
-#define PG_SCHEMA_VERSION 6
-#define PG_SCHEMA_VERSION_TEXT "6"
+#define PG_SCHEMA_VERSION 7
+#define PG_SCHEMA_VERSION_TEXT "7"
 
 /*
  * The SQL for one database, to be run by a superuser; heap, caller frees. Running it again changes nothing. The agent's role is made (LOGIN, no

@@ -105,6 +105,8 @@ enum lsn_column { LSN_LSN, LSN_WALFILE };
     " on a.pid operator(pg_catalog.=) l.pid where l.locktype operator(pg_catalog.=) 'advisory' and l.granted"                 \
     " and l.database operator(pg_catalog.=) (select d.oid from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())" \
     " and ((l.classid::pg_catalog.int8 operator(pg_catalog.<<) 32) operator(pg_catalog.|) l.objid::pg_catalog.int8) operator(pg_catalog.=) $1::pg_catalog.int8"
+/* Whose life it is, before it becomes ours. */
+#define SQL_LIFE_LAST "select l.nonce from lockstep.life l where l.participant operator(pg_catalog.=) $1"
 #define SQL_LIFE                                                                                                              \
     "insert into lockstep.life (participant, agent, nonce, secret_digest) values ($1, session_user, $2, pg_catalog.sha256($3::pg_catalog.bytea))"  \
     " on conflict (participant) do update set agent = excluded.agent, nonce = excluded.nonce,"                                \

@@ -10,7 +10,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import audit  # noqa: E402
-from place import Place, Problem, tail, wait_until  # noqa: E402
+from place import Interrupted, Place, Problem, interrupt, on_ending, tail, wait_until  # noqa: E402
 from shop import APP, COORDINATOR, FormsShop  # noqa: E402
 
 CLIENTS = 16
@@ -20,15 +20,6 @@ GRACE_S = 10
 OUTAGE_S = 0.5
 LOOK_S = 0.2
 VICTIM = "products"  # the agent that is killed
-
-
-class Interrupted(Exception):
-    """Ctrl-C, or somebody else who wants us to end."""
-
-
-def interrupt(number, frame):
-    del frame
-    raise Interrupted(signal.Signals(number).name)
 
 
 class Screen:
@@ -263,8 +254,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help=f"{SECONDS_QUICK} s of orders instead of {SECONDS}")
     parser.add_argument("--keep", action="store_true", help="leave everything running and say how to look at it and how to stop it")
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    on_ending(interrupt)
     place, status = None, 1
     try:
         place = Place("lockstep-demo", arguments.keep)
@@ -283,8 +273,7 @@ def main():
         status = 130
     finally:
         if place is not None:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
+            on_ending(signal.SIG_IGN)
             if status == 0:
                 place.stop_all()
                 for process in place.processes:
@@ -293,11 +282,7 @@ def main():
                         status = 1
             else:
                 place.kill_all()
-            if status == 1:
-                place.remove_but("log", "journal")
-                print(f"The logs are in {place.path}.", file=sys.stderr)
-            else:
-                place.remove()
+            place.leave(failed=status == 1)
     return status
 
 

@@ -17,7 +17,7 @@ import psycopg  # noqa: E402
 
 import audit  # noqa: E402
 import experiments  # noqa: E402
-from place import Place, Problem, tail, wait_until  # noqa: E402
+from place import Interrupted, Place, Problem, interrupt, on_ending, tail, wait_until  # noqa: E402
 from shop import APP, FormsShop  # noqa: E402
 from timeline import Timeline  # noqa: E402
 from watch import SKUS, Watch  # noqa: E402
@@ -28,14 +28,6 @@ CLIENTS, CLIENTS_QUICK = 12, 6
 SAMPLE_S = 0.5
 GRACE_S = 15
 LINKED = "products"  # its link to the coordinator goes through a proxy
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt(number, _frame):
-    raise Interrupted(signal.Signals(number).name)
 
 
 class LabShop(FormsShop):
@@ -65,7 +57,7 @@ class LabShop(FormsShop):
 
     def start_agent(self, name, fail=None):
         if name == LINKED and self.link is None:
-            self.link = self.place.process("link", [os.path.join(FAULTS, "link"), "--listen", "127.0.0.1:0", "--to", self.ports["agents"]]).start()
+            self.link = self.place.process("link", [os.path.join(FAULTS, "link"), "--direction", "back", "--listen", "127.0.0.1:0", "--to", self.ports["agents"]]).start()
             where = wait_until(lambda: next((line.split(": ")[1].strip() for line in tail(self.link.log).splitlines() if line.startswith("listening")), None), 10,
                                lambda: f"the link listens; its log:\n{tail(self.link.log)}")
             direct, self.ports["agents"] = self.ports["agents"], where
@@ -422,8 +414,7 @@ def main():
     if options.verb == "list":
         list_experiments()
         return 0
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    on_ending(interrupt)
     place, status = None, 1
     try:
         place = Place("lockstep-lab")
@@ -437,14 +428,9 @@ def main():
         status = 130
     finally:
         if place is not None:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
+            on_ending(signal.SIG_IGN)
             place.kill_all()
-            if status == 1:
-                place.remove_but("log", "journal")
-                print(f"The logs are in {place.path}.", file=sys.stderr)
-            else:
-                place.remove()
+            place.leave(failed=status == 1)
     return status
 
 

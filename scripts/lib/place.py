@@ -10,6 +10,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -19,6 +20,22 @@ SOCKET_PATH_MAX = 107
 
 class Problem(Exception):
     """Something the caller should read, in one line or a few."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C, or somebody else who wants us to end: the signal's name."""
+
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupt(number, _frame):
+    raise Interrupted(signal.Signals(number).name)
+
+
+def on_ending(handler):
+    for number in ENDING:
+        signal.signal(number, handler)
 
 
 def wait_until(condition, deadline, sentence, pause=0.01):
@@ -173,6 +190,14 @@ class Place:
         for name in os.listdir(self.path):
             if name not in names:
                 shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
+
+    def leave(self, failed):
+        """The folder goes; what tells why something `failed` stays, and where it is is said."""
+        if not failed:
+            self.remove()
+            return
+        self.remove_but("log", "journal")
+        print(f"The logs are in {self.path}.", file=sys.stderr)
 
     def remove(self):
         shutil.rmtree(self.path, ignore_errors=True)

@@ -82,6 +82,7 @@ class Reader(Looker):
         super().__init__(None, LOOK_S)
         self.connects, self.sessions = connects, {}
         self.half, self.at, self.ever = None, 0.0, set()
+        self.since = {}  # of those half-way: when they were seen so first
 
     def run(self):
         while not self.over.is_set():
@@ -107,10 +108,16 @@ class Reader(Looker):
         everywhere = set.intersection(*seen.values())
         half = {order for order in set.union(*seen.values()) - everywhere if order >= floor}
         self.half, self.at = half, began
+        self.since = {order: self.since.get(order, began) for order in half}
         self.ever |= half
 
     def fresh(self):
         return self.half if time.monotonic() - self.at < STALE_S else None
+
+    def stuck(self, seconds):
+        """Orders that have been half-way in all looks for so long: not caught between two commits."""
+        since = self.since
+        return [order for order, began in since.items() if self.at - began >= seconds]
 
 
 class Bystander(Looker):

@@ -151,6 +151,28 @@ def test_successor_takes_over_when_the_first_is_gone(coordinator, cluster):
     second.stop()
 
 
+def test_another_agent_has_served_meanwhile(coordinator, cluster):
+    """One that stood still while another one served ends, whatever it remembers is old; begun anew it serves."""
+    make_database(cluster, "still")
+    first = agent_for(coordinator, cluster, "still", "still").start()
+    os.kill(first.process.pid, signal.SIGSTOP)
+    with cluster.connect("still") as session:
+        session.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = 'still' and usename = 'lockstep_agent'")
+    second = agent_for(coordinator, cluster, "still", "still").spawn()
+    wait_until(lambda: "serving" in second.log_text(), 30, second.log_text)
+    second.kill()
+    os.kill(first.process.pid, signal.SIGCONT)
+    assert first.wait_exit(30) == 1, first.log_text()
+    assert "another agent of this participant has served" in first.log_text()
+    first.start()
+    served = first.log_text().count("serving")
+    with cluster.connect("still") as session:  # a session that is lost for another reason is opened again
+        session.execute("select pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = 'still' and usename = 'lockstep_agent'")
+    wait_until(lambda: first.log_text().count("serving") > served, MENDS_S, first.log_text)
+    first.check_alive()
+    first.stop()
+
+
 def test_database_down_at_start(coordinator, cluster):
     """No server yet is not a refusal: the agent waits and comes up with it."""
     late = Cluster()

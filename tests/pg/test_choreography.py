@@ -682,6 +682,22 @@ def test_large_events_go_page_by_page(flow):
     assert notes(flow, key) == [str(number) for number in range(1, 12)]
 
 
+def test_what_is_acknowledged_is_not_read_again(flow):
+    """An agent that stood still while another one served remembers less than the database: its subscribers may have let go of what it would send."""
+    flow.wait_end(flow.place(), "confirmed")
+    page = "select min(position), count(position) from lockstep.relay_page('stock', %s, (select position from lockstep.relay), 100, 1000000)"
+    through = "select position from lockstep.forward where participant = 'stock'"
+    wait_until(lambda: flow.db["orders"].value(through) > 0 and flow.db["orders"].query(page, 0)[0] == (None, 0), 20, "nothing that is acknowledged is read")
+    before = flow.db["orders"].value(through)
+    flow.agents["stock"].stop()
+    try:
+        flow.emit("orders", flow.db["orders"].value("select type from lockstep.route where participant = 'stock' limit 1"), fresh("key"), {})
+        wait_until(lambda: flow.db["orders"].query(page, 0)[0][1] == 1, 20, "what is not acknowledged is")
+        assert flow.db["orders"].query(page, 0)[0][0] > before
+    finally:
+        flow.agents["stock"].start()
+
+
 def test_what_is_through_may_go():
     """S21: inbox rows go when they are old enough and will not be sent again; own events when everybody has them, but for dead letters and each key's last."""
     flow = Flow(agents={"relay": {"keep_inbox": "1s", "keep_events": "1s"}})

@@ -279,6 +279,34 @@ def test_link_drops(echo):
     fault.interrupt()
 
 
+def test_link_drops_one_direction():
+    """What goes the other way passes; nothing is lost once it is undone."""
+    for direction in ("forth", "back"):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            fault = Fault("link", "--direction", direction, "--listen", "127.0.0.1:0", "--to", "127.0.0.1:%d" % listening.getsockname()[1])
+            with dial(fault) as dialler, listening.accept()[0] as listener:
+                fault.process.send_signal(signal.SIGUSR1)
+                fault.injected()
+                from_, to = (dialler, listener) if direction == "back" else (listener, dialler)
+                to.settimeout(10)
+                from_.sendall(b"passes")
+                assert to.recv(10) == b"passes"
+                from_.settimeout(0.5)
+                to.sendall(b"waits")
+                with pytest.raises(TimeoutError):
+                    from_.recv(10)
+                from_.settimeout(10)
+                fault.process.send_signal(signal.SIGUSR2)
+                assert from_.recv(10) == b"waits"
+            fault.interrupt()
+
+
+def test_link_cuts_both_directions_or_none():
+    done = subprocess.run([os.path.join(FAULTS, "link"), "--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--mode", "cut", "--direction", "back"],
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2 and "`back'" in done.stderr
+
+
 def test_link_delays(echo):
     fault = Fault("link", "--listen", "127.0.0.1:0", "--to", echo, "--mode", "delay", "--ms", "150", "--for", "30").injected()
     with dial(fault) as client:

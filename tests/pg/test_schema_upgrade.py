@@ -62,7 +62,7 @@ def test_version_2_is_brought_up(coordinator, cluster):
     for _ in range(2):  # again changes nothing
         init(database)
         assert database.query(kept) == before
-    assert database.value("select lockstep.schema_version()") == 6
+    assert database.value("select lockstep.schema_version()") == 7
     with database.connect(user="checkout") as session:
         assert session.execute("select lockstep.barrier('s', 't', 'cancel')").fetchone()[0] == "cancelled"
     database.execute(TABLES)

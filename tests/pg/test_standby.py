@@ -225,19 +225,24 @@ def test_failover_that_lost_a_finished_branch():
         pair.close()
 
 
+def applied_behind_the_standby(pair, key):
+    """A commit that is applied and acknowledged, of which the standby has only the prepared branch: it stands still."""
+    answer, rule = decided(pair.system, key)
+    with pair.primary.connect("postgres") as session:
+        wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
+                   10, "the standby has the prepared branch")
+    pair.standby.stop()
+    rule.release()
+    assert pair.system.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
+
+
 def test_failover_that_lost_a_commit():
     """Applied everywhere and acknowledged, then the failover goes back behind COMMIT PREPARED: the branch is prepared again, and is
     committed again from the kept decision (design 2.8)."""
     pair = Pair(synchronous=False)
     try:
         system, key = pair.system, fresh()
-        answer, rule = decided(system, key)
-        with pair.primary.connect("postgres") as session:
-            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
-                       10, "the standby has the prepared branch")
-        pair.standby.stop()
-        rule.release()
-        assert system.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
+        applied_behind_the_standby(pair, key)
         assert system.count("orders", key) == 1
         pair.primary.kill()
         pair.standby.start()
@@ -256,13 +261,7 @@ def test_failover_while_the_log_cannot_be_read():
         system, key = pair.system, fresh()
         with ThreadPoolExecutor(8) as pool:  # into the second segment, where what an agent says of the log at its Hello is looked for
             list(pool.map(lambda _: system.app.run(put(fresh(), *NAMES)), range(260)))
-        answer, rule = decided(system, key)
-        with pair.primary.connect("postgres") as session:
-            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
-                       10, "the standby has the prepared branch")
-        pair.standby.stop()
-        rule.release()
-        assert system.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
+        applied_behind_the_standby(pair, key)
         first = sorted(glob.glob(os.path.join(system.coordinator.data, "log", "*.seg")))[0]
         os.rename(first, first + ".away")
         os.mkdir(first)  # whoever reads the log gets EISDIR

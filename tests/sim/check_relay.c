@@ -228,6 +228,7 @@ void check_relay_committed(struct world *world, uint32_t db, const struct change
     case CHANGE_PEER:
     case CHANGE_FORWARD:
     case CHANGE_SUBSCRIBE:
+    case CHANGE_LIFE:
         return;
     }
 }

@@ -14,6 +14,7 @@
 #include "tests/sim/check.h"
 #include "tests/sim/check_saga.h"
 #include "tests/sim/pg_internal.h"
+#include "tests/sim/relay.h"
 
 #define NOT_DROPPED UINT32_MAX
 #define POLL_US (5 * MS)          /* how often a wait that has no queue is looked at */
@@ -952,6 +953,10 @@ static void arrive_lock(struct world *world, struct pg_op *op) {
     db->advisory = session_slot(world, s);
     db->inherited = world->pg->next_serial;
     op->event.lock.result = AGENT_LOCK_TAKEN;
+    if (!op->orphan && !relay_agent_lives(world, op->participant, op->life)) {
+        sim_coverage.superseded++;
+        agent_host_falls(world, op->participant, op->life);
+    }
     if (world_fault(world, world->options.session_drop_pm * 4)) {
         world_after(world, rng_delay(&world->rng, 3 * SECOND), control_drops, (uint64_t)db->advisory, s->serial);
     }

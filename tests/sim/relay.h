@@ -27,6 +27,8 @@ const char *relay_unfinished(struct world *world);
 void relay_end(struct world *world);
 
 /* ---- from the agent's host */
+/* It has the lock of its database. False: so had another agent since this one had it last; it is to end. */
+bool relay_agent_lives(struct world *world, uint32_t participant, uint64_t life);
 /* The database is this life's: backends of earlier ones are gone. */
 void relay_agent_serves(struct world *world, uint32_t participant, uint64_t life);
 void relay_agent_ready(struct world *world, uint32_t participant, uint64_t life);

@@ -131,6 +131,9 @@ static void apply(struct relay_db *db, const struct change *c, size_t record) {
         db->subscriptions[c->id] |= (uint32_t)c->number;
         db->set_up = record + 1;
         return;
+    case CHANGE_LIFE:
+        db->life = (uint64_t)c->number;
+        return;
     }
     assert(!"change");
 }
@@ -153,6 +156,7 @@ static void empty_tables(struct relay_db *db) {
     memset(db->late, 0, sizeof db->late);
     memset(db->subscriptions, 0, sizeof db->subscriptions);
     memset(db->app, 0, sizeof db->app);
+    db->life = 0;
     for (uint32_t s = 0; s < SIM_PARTICIPANTS_MAX; s++) {
         for (uint32_t h = 0; h < HANDLERS; h++)
             wipe(db->inbox[s][h].rows, db->inbox[s][h].count * sizeof *db->inbox[s][h].rows);
@@ -190,6 +194,17 @@ static void commit_as(struct world *world, uint32_t number, enum record_kind kin
 
 void db_commit(struct world *world, uint32_t number, const struct change *changes, uint32_t count, bool flush) {
     if (count > 0) commit_as(world, number, RECORD_COMMIT, 0, changes, count, flush);
+}
+
+bool relay_agent_lives(struct world *world, uint32_t participant, uint64_t life) {
+    if (world->relay == NULL) return true;
+    const struct relay_db *db = &world->relay->dbs[participant];
+    uint64_t *lived = &world->relay->lived[participant][life % 2];
+    if (*lived == life && db->life != life && db->life != 0) return false;
+    *lived = life;
+    const struct change change = {.kind = CHANGE_LIFE, .number = (int64_t)life};
+    if (db->life != life) db_commit(world, participant, &change, 1, true);
+    return true;
 }
 
 /* ------------------------------------------------------------ transactions */
@@ -320,6 +335,10 @@ static void take(struct world *world, struct relay_tx *tx) {
         return;
     }
     tx->has_inbox = true;
+    if (tx->life != db->life) { /* not the agent any more, whose secret is asked for */
+        delivery_fails(world, tx, RELAY_FAILED);
+        return;
+    }
     switch (sql_take(world, tx)) {
     case TAKEN_RUN:
         tx_after(world, tx, TX_SEND, 2 * way(world));
@@ -561,7 +580,7 @@ static void act(struct world *world, struct relay_request *request) {
         sql_acknowledge(world, db, request->peer, request->position);
         return;
     case REQUEST_PARK:
-        request->parked = sql_park(world, db, request);
+        request->parked = request->life == world->relay->dbs[db].life ? sql_park(world, db, request) : RELAY_NOT_PARKED;
         return;
     case REQUEST_DUE:
         sql_due(world, db, request);

@@ -87,7 +87,8 @@ enum change_kind {
     CHANGE_ROUTE,    /* type, participant: from which position on, -1: no longer */
     CHANGE_PEER,
     CHANGE_FORWARD,  /* participant: position */
-    CHANGE_SUBSCRIBE /* handler: types */
+    CHANGE_SUBSCRIBE, /* handler: types */
+    CHANGE_LIFE       /* lockstep.life: of the agent */
 };
 struct change {
     enum change_kind kind;
@@ -157,6 +158,7 @@ struct relay_db {
     struct inbox_at *open; /* waiting and dead */
     uint32_t open_count, open_capacity;
     uint8_t app[RELAY_FLOWS_MAX][RELAY_STEPS_MAX];
+    uint64_t life; /* whose calls are obeyed */
     /* what is not committed, and the WAL */
     struct relay_tx tx[RELAY_TX_MAX];
     uint32_t prepared_count;
@@ -219,6 +221,7 @@ struct sim_relay {
     struct relay_book *books;
     uint32_t book_count, book_capacity, first_open;
     struct relay_checks *checks;
+    uint64_t lived[SIM_PARTICIPANTS_MAX][2]; /* agents that have had the lock */
     bool lost[SIM_PARTICIPANTS_MAX]; /* its server has lost what it had said was durable */
 };
 

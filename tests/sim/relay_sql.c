@@ -88,6 +88,8 @@ void sql_page(struct world *world, uint32_t number, struct relay_request *reques
     const struct relay_db *db = &world->relay->dbs[number];
     uint32_t bytes = rng_below(&world->rng, 8) == 0 ? (uint32_t)rng_between(&world->rng, 1, 3) : UINT32_MAX;
     uint32_t total = 0;
+    if (db->has_forward[request->peer] && db->forward[request->peer] > request->position)
+        request->position = db->forward[request->peer];
     request->page = page_new(request->limit);
     request->upto = db->last > request->position ? db->last : request->position;
     for (int64_t at = request->position + 1; at <= db->last && total < request->limit; at++) {
