@@ -15,6 +15,7 @@ static const char style[] =
     "table{border-collapse:collapse;margin:1em 0;font-size:13px;display:block;overflow-x:auto}"
     "td,th{border-bottom:1px solid #ddd;padding:.25em .6em;text-align:right;vertical-align:top}"
     "td:first-child,th:first-child{text-align:left}th{border-bottom:2px solid #999}"
+    "pre{margin:.2em 0;font-size:12px;white-space:pre-wrap}"
     "h1,h2,h3{line-height:1.2}h2{margin-top:2em;border-top:1px solid #ccc;padding-top:.6em}"
     ".plots{display:flex;flex-wrap:wrap;gap:12px}"
     "svg text{font:12px system-ui,sans-serif;fill:#222}svg .end{text-anchor:end}svg .middle{text-anchor:middle}"
@@ -69,6 +70,16 @@ void page_text(struct page *page, const char *format, ...) {
     } else {
         (void)fprintf(page->out, "%s\n\n", text);
     }
+}
+
+void page_code(struct page *page, const char *text) {
+    (void)fprintf(page->out, page->html ? "<pre>" : "    ");
+    if (page->html) {
+        svg_text(page->out, text);
+    } else {
+        (void)fputs(text, page->out);
+    }
+    (void)fprintf(page->out, page->html ? "</pre>\n" : "\n");
 }
 
 void page_plots_begin(struct page *page) {

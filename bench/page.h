@@ -12,7 +12,7 @@
 #include "bench/svg.h"
 
 #define PAGE_COLUMNS_MAX 24u
-#define PAGE_CELL_MAX 160u
+#define PAGE_CELL_MAX 512u
 
 struct page {
     FILE *out;
@@ -27,6 +27,8 @@ void page_end(struct page *page);
 /* level 1 to 3 */
 void page_heading(struct page *page, uint32_t level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void page_text(struct page *page, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A line as it is typed. */
+void page_code(struct page *page, const char *text);
 /* Plots stand side by side until something else comes. */
 void page_plots_begin(struct page *page);
 void page_plot(struct page *page, const struct svg_plot *plot);

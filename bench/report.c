@@ -11,6 +11,7 @@
 #include "lockstep/status.h"
 
 #define NAME "report"
+#define COMMAND_MAX 4096u
 
 const char *report_text(const json_t *object, const char *key) {
     const char *text = json_string_value(json_object_get(object, key));
@@ -44,37 +45,37 @@ static int read_file(struct report *report, const char *path) {
 
 /* ------------------------------------------------------------------------- the page */
 
+/* The words of a call that can be typed again; what names servers and sockets was left out when it was noted. */
+static void write_command(struct page *page, const json_t *object, const char *program) {
+    const json_t *words = json_object_get(object, "command");
+    char line[COMMAND_MAX];
+    int used = snprintf(line, sizeof line, "%s", program);
+
+    for (size_t w = 0; w < json_array_size(words) && used >= 0 && (size_t)used < sizeof line; w++) {
+        const char *word = json_string_value(json_array_get(words, w));
+        if (word != NULL) used += snprintf(line + used, sizeof line - (size_t)used, " %s", word);
+    }
+    page_code(page, line);
+}
+
 static void write_origin(struct page *page, const struct report *report) {
     page_heading(page, 2, "Where the figures come from");
     if (report->compare_count > 0) {
         const json_t *first = report->compares[0], *machine = json_object_get(first, "machine");
-        page_text(page, "%s, %g cores, %s of memory, Linux %s, PostgreSQL %s, lockstep %s; %s.",
-                  report_text(machine, "processor"), report_number(machine, "cores"), report_text(machine, "memory"),
-                  report_text(machine, "kernel"), report_text(first, "postgresql"), report_text(first, "version"),
-                  report_text(first, "date"));
-        page_text(page, "Servers, coordinator, agents and the load share these cores and one file system; fsync is on, "
-                        "every TCP hop is "
-                        "mutual TLS, coordinator and agents are processes of their own. Subjects ran in turn, in "
-                        "several rounds; figures "
-                        "are medians over the rounds. Ratios travel to other machines, single times do not.");
+        page_text(page, "%s, %g cores, %.1f GiB of memory, Linux %s, PostgreSQL %s, lockstep %s; begun %s.",
+                  report_text(machine, "processor"), report_number(machine, "cores"),
+                  strtod(report_text(machine, "memory"), NULL) / 1048576, report_text(machine, "kernel"),
+                  report_text(first, "postgresql"), report_text(first, "version"), report_text(first, "date"));
+        page_text(
+            page,
+            "Servers, coordinator, agents and the load share these cores and one file system; fsync is on, every TCP "
+            "hop "
+            "is mutual TLS, coordinator and agents are processes of their own. Subjects ran in turn, in as many rounds "
+            "as --rounds says; figures are medians over them. Ratios travel to other machines, single times do not.");
     }
-    page_text(page, "Commands (servers and sockets left out):");
-    page_table_begin(page, 1);
-    page_cell(page, "command");
-    for (uint32_t i = 0; i < report->compare_count; i++) {
-        const json_t *words = json_object_get(report->compares[i], "command");
-        char line[PAGE_CELL_MAX] = "lockstep-bench";
-        for (size_t w = 0; w < json_array_size(words); w++) {
-            const char *word = json_string_value(json_array_get(words, w));
-            size_t used = strlen(line);
-            if (word != NULL) (void)snprintf(line + used, sizeof line - used, " %s", word);
-        }
-        page_cell(page, "%s", line);
-    }
-    for (uint32_t i = 0; i < report->timeline_count; i++)
-        page_cell(page, "lockstep lab run %s --mode %s", report_text(report->timelines[i], "experiment"),
-                  report_text(report->timelines[i], "mode"));
-    page_table_end(page);
+    page_text(page, "Commands (servers and sockets left out; all of them: make report):");
+    for (uint32_t i = 0; i < report->compare_count; i++) write_command(page, report->compares[i], "lockstep-bench");
+    for (uint32_t i = 0; i < report->timeline_count; i++) write_command(page, report->timelines[i], "lockstep lab run");
 }
 
 static void write_page(const struct report *report, FILE *out, bool html) {

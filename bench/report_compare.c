@@ -1,5 +1,7 @@
 /* report_compare.c: what comparisons came to: what you pay, what you get; figures against clients, contention,
  * participants. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "bench/report.h"
@@ -17,17 +19,18 @@ static const struct dimension {
 #define DIMENSION_COUNT (sizeof dimensions / sizeof dimensions[0])
 
 static const struct figure {
-    const char *key, *words;
+    const char *key, *words, *unit;
     bool log;
 } figures[] = {
-    {"per_second", "committed transactions a second", true},
-    {"p50_ms", "latency, median, ms", true},
-    {"p99_ms", "latency, 99 %, ms", true},
-    {"lock_hold_ms", "rows held, ms per transaction (all branches)", true},
-    {"cpu_us", "CPU of all processes, us per transaction", false},
-    {"visible_p50_ms", "all effects visible after, median, ms", true},
+    {"per_second", "throughput", "committed transactions per second", true},
+    {"p50_ms", "latency, median", "ms", true},
+    {"p99_ms", "latency, 99 %", "ms", true},
+    {"lock_hold_ms", "rows held, all branches added up", "ms per transaction", true},
+    {"cpu_us", "CPU of all processes", "us per transaction", true},
+    {"visible_p50_ms", "until all effects are visible, median", "ms", true},
 };
 #define FIGURE_COUNT (sizeof figures / sizeof figures[0])
+#define ROUNDS_MAX 64u
 
 static const char *subject_name(const json_t *compare, const json_t *cell, char *buffer, size_t size) {
     (void)snprintf(buffer, size, "%s%s", report_text(cell, "subject"),
@@ -83,6 +86,63 @@ static bool is_at(const json_t *cell, const double *point) {
     return true;
 }
 
+/* Enough digits to compare by, no more; "-" where nothing was committed and there is nothing to say. */
+static void cell_figure(struct page *page, const json_t *cell, const char *key) {
+    double value = report_number(json_object_get(cell, "median"), key);
+
+    if (strcmp(key, "per_second") != 0 && report_number(cell, "committed") < 1) {
+        page_cell(page, "-");
+    } else {
+        page_cell(page, "%.*f", value >= 100 ? 0 : value >= 10 ? 1 : 2, value);
+    }
+}
+
+static int by_size(const void *a, const void *b) {
+    const double *left = a, *right = b;
+
+    return (*left > *right) - (*left < *right);
+}
+
+/* The subject's cell at the same point. */
+static const json_t *beside(const json_t *compare, const json_t *cell, const char *subject) {
+    const json_t *cells = cells_of(compare);
+    double point[DIMENSION_COUNT];
+
+    for (size_t d = 0; d < DIMENSION_COUNT; d++) point[d] = report_number(cell, dimensions[d].key);
+    for (size_t i = 0; i < json_array_size(cells); i++) {
+        const json_t *other = json_array_get(cells, i);
+        if (strcmp(report_text(other, "subject"), subject) == 0 && is_at(other, point)) return other;
+    }
+    return NULL;
+}
+
+/* What a cell came to in units of another: of each round, where both ran shortly after one another, the median. NAN: it
+ * cannot be told. */
+static double ratio_of(const json_t *cell, const json_t *other, const char *key) {
+    const json_t *mine = json_object_get(json_object_get(cell, "rounds"), key),
+                 *theirs = json_object_get(json_object_get(other, "rounds"), key);
+    double ratios[ROUNDS_MAX];
+    size_t count = 0;
+
+    for (size_t i = 0; i < json_array_size(mine) && i < json_array_size(theirs) && count < ROUNDS_MAX; i++) {
+        double above = json_number_value(json_array_get(mine, i)), below = json_number_value(json_array_get(theirs, i));
+        if (above > 0 && below > 0) ratios[count++] = above / below;
+    }
+    if (count == 0) return NAN;
+    qsort(ratios, count, sizeof *ratios, by_size);
+    return (ratios[(count - 1) / 2] + ratios[count / 2]) / 2;
+}
+
+static void cell_ratio(struct page *page, const json_t *cell, const json_t *other, const char *key) {
+    double ratio = other != NULL ? ratio_of(cell, other, key) : NAN;
+
+    if (isnan(ratio)) {
+        page_cell(page, "-");
+    } else {
+        page_cell(page, "%.2f", ratio);
+    }
+}
+
 static void pay_row(struct page *page, const json_t *compare, const json_t *cell) {
     const json_t *median = json_object_get(cell, "median"), *reader = json_object_get(cell, "reader");
     double seen = report_number(reader, "seen"),
@@ -90,35 +150,58 @@ static void pay_row(struct page *page, const json_t *compare, const json_t *cell
     char name[64];
 
     page_cell(page, "%s", subject_name(compare, cell, name, sizeof name));
-    page_cell(page, "%.0f", report_number(median, "per_second"));
-    page_cell(page, "%.1f", report_number(median, "p50_ms"));
-    page_cell(page, "%.1f", report_number(median, "p99_ms"));
-    page_cell(page, "%.1f", report_number(median, "visible_p50_ms"));
-    page_cell(page, "%.1f", report_number(median, "lock_hold_ms"));
+    cell_figure(page, cell, "per_second");
+    cell_ratio(page, cell, beside(compare, cell, "bare"), "per_second");
+    cell_figure(page, cell, "p50_ms");
+    cell_ratio(page, cell, beside(compare, cell, "bare"), "p50_ms");
+    cell_figure(page, cell, "p99_ms");
+    cell_figure(page, cell, "visible_p50_ms");
+    cell_figure(page, cell, "lock_hold_ms");
     page_cell(page, "%.2f + %.2f", report_number(median, "forced_writes_databases"),
               report_number(median, "forced_writes_log"));
     page_cell(page, "%.1f", report_number(median, "messages"));
     page_cell(page, "%.1f", report_number(median, "round_trips"));
-    page_cell(page, "%.0f", report_number(median, "cpu_us"));
+    cell_figure(page, cell, "cpu_us");
     page_cell(page, "%.0f + %.0f", report_number(median, "wal_bytes"), report_number(median, "log_bytes"));
     page_cell(page, "%.1f %%", all > 0 ? report_number(cell, "aborted") / all * 100 : 0);
     page_cell(page, "%.0f", report_number(cell, "half"));
     page_cell(page, "%.1f", seen > 0 ? report_number(reader, "torn") / seen * 1000 : 0);
     page_cell(page, "%.0f", report_number(reader, "dirty"));
     page_cell(page, "%.0f", report_number(reader, "negative"));
+    page_cell(page, "%.0f", report_number(cell, "unserved"));
+}
+
+/* What tells a comparison from others of the same work. */
+static void write_kind(const json_t *compare, char *text, size_t size) {
+    char rate[64] = "", refused[64] = "";
+
+    if (report_number(compare, "rate") > 0)
+        (void)snprintf(rate, sizeof rate, ", open loop, %g begin a second", report_number(compare, "rate"));
+    if (report_number(compare, "refused_percent") > 0)
+        (void)snprintf(refused, sizeof refused, ", %g %% ask for what is not there",
+                       report_number(compare, "refused_percent"));
+    (void)snprintf(text, size, "%s%s", rate, refused);
+}
+
+static bool same_kind(const json_t *compare, const json_t *other) {
+    return strcmp(report_text(compare, "workload"), report_text(other, "workload")) == 0 &&
+           json_equal(json_object_get(compare, "rate"), json_object_get(other, "rate")) &&
+           json_equal(json_object_get(compare, "refused_percent"), json_object_get(other, "refused_percent"));
 }
 
 static void pay_table(struct page *page, const json_t *compare) {
-    static const char *const heads[] = {"subject",     "tx/s",          "p50 ms",          "p99 ms",
-                                        "visible ms",  "rows held ms",  "forced writes",   "messages",
-                                        "round trips", "CPU us",        "WAL + log bytes", "aborted",
-                                        "half done",   "torn per 1000", "dirty",           "negative"};
+    static const char *const heads[] = {"subject",       "tx/s",       "of bare's",       "p50 ms",        "of bare's",
+                                        "p99 ms",        "visible ms", "rows held ms",    "forced writes", "messages",
+                                        "round trips",   "CPU us",     "WAL + log bytes", "aborted",       "half done",
+                                        "torn per 1000", "dirty",      "negative",        "unserved"};
+    char kind[160];
     const json_t *cells = cells_of(compare);
     double point[DIMENSION_COUNT];
 
     usual_point(compare, point);
-    page_heading(page, 3, "%s: %g clients, %g databases, %g %% on one row", report_text(compare, "workload"), point[0],
-                 point[2], point[1]);
+    write_kind(compare, kind, sizeof kind);
+    page_heading(page, 3, "%s: %g clients, %g databases, %g %% on one row%s", report_text(compare, "workload"),
+                 point[0], point[2], point[1], kind);
     page_table_begin(page, sizeof heads / sizeof heads[0]);
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) page_cell(page, "%s", heads[i]);
     for (size_t i = 0; i < json_array_size(cells); i++)
@@ -133,15 +216,16 @@ static void get_table(struct page *page) {
         {"", "all or nothing", "after a crash of any process", "while it is under way", "asked of the application"},
         {"none", "no", "halves stay for ever", "others see what is there so far", "nothing"},
         {"bare, limit", "yes, until something crashes", "prepared branches stay, locked, until a human comes",
-         "rows stay locked", "a program that never dies"},
+         "rows stay locked; a reader may see one commit before the other", "a program that never dies"},
         {"2pc", "yes", "settled by itself, committed everywhere or nowhere",
-         "rows stay locked until the decision reaches them; a dead coordinator holds them",
-         "max_prepared_transactions"},
+         "rows stay locked until the decision reaches them, also while the coordinator is dead; a reader may see one "
+         "commit before the other",
+         "max_prepared_transactions, a coordinator, an agent beside each database"},
         {"orchestrated", "in the end", "goes on by itself, forward or back",
          "others see steps that may be undone; no lock is held between steps",
-         "an undo for each step that others do not break"},
+         "an undo for each step that others do not break; coordinator and agents"},
         {"choreographed", "in the end", "goes on by itself, without a coordinator",
-         "the same, and nobody knows the whole but the events' path", "handlers, and events for each refusal"},
+         "the same, and nobody knows the whole but the events' path", "handlers, and events for each refusal; agents"},
     };
 
     page_heading(page, 3, "What you get");
@@ -174,6 +258,7 @@ static void add_cells(struct svg_plot *plot, const json_t *compare, const struct
         memcpy(at, point, sizeof at);
         at[dimension - dimensions] = report_number(cell, dimension->key);
         if (!is_at(cell, at) || json_object_get(median, figure->key) == NULL) continue;
+        if (report_number(cell, "committed") < 1) continue; /* of no transaction there is no latency */
         uint32_t color =
             color_of(report_text(cell, "subject")) + (json_is_true(json_object_get(compare, "in_order")) ? 6 : 0);
         svg_add(svg_series_of(plot, subject_name(compare, cell, name, sizeof name), color),
@@ -189,7 +274,7 @@ static void plots_of(struct page *page, const struct report *report, uint32_t fi
     for (size_t f = 0; f < FIGURE_COUNT; f++) {
         plot = (struct svg_plot){.title = figures[f].words,
                                  .x_label = dimension->words,
-                                 .y_label = "",
+                                 .y_label = figures[f].unit,
                                  .log_x = dimension->log,
                                  .log_y = figures[f].log,
                                  .marks = true};
@@ -203,9 +288,11 @@ static void plots_of(struct page *page, const struct report *report, uint32_t fi
 
 static void table_of(struct page *page, const struct report *report, uint32_t first,
                      const struct dimension *dimension) {
-    page_table_begin(page, 3 + FIGURE_COUNT);
+    page_table_begin(page, 5 + FIGURE_COUNT);
     page_cell(page, "subject");
     page_cell(page, "%s", dimension->key);
+    page_cell(page, "tx/s of bare's");
+    page_cell(page, "p50 of bare's");
     for (size_t f = 0; f < FIGURE_COUNT; f++) page_cell(page, "%s", figures[f].key);
     page_cell(page, "aborted");
     for (uint32_t c = first; c < report->compare_count; c++) {
@@ -214,10 +301,12 @@ static void table_of(struct page *page, const struct report *report, uint32_t fi
         char name[64];
         if (!belongs(report->compares[first], compare) || values_of(compare, dimension->key, values, 32) < 2) continue;
         for (size_t i = 0; i < json_array_size(cells); i++) {
-            const json_t *cell = json_array_get(cells, i), *median = json_object_get(cell, "median");
+            const json_t *cell = json_array_get(cells, i), *bare = beside(compare, cell, "bare");
             page_cell(page, "%s", subject_name(compare, cell, name, sizeof name));
             page_cell(page, "%g", report_number(cell, dimension->key));
-            for (size_t f = 0; f < FIGURE_COUNT; f++) page_cell(page, "%.4g", report_number(median, figures[f].key));
+            cell_ratio(page, cell, bare, "per_second");
+            cell_ratio(page, cell, bare, "p50_ms");
+            for (size_t f = 0; f < FIGURE_COUNT; f++) cell_figure(page, cell, figures[f].key);
             page_cell(page, "%.0f", report_number(cell, "aborted"));
         }
     }
@@ -236,20 +325,20 @@ static bool varies(const struct report *report, uint32_t first, const struct dim
 
 void report_compares(struct page *page, const struct report *report) {
     page_heading(page, 2, "What you pay, what you get");
-    page_text(page, "Per committed transaction. Visible: until all effects can be seen everywhere. Rows held: how long "
-                    "the rows it has written stay "
-                    "locked, all branches added up. Forced writes: of the databases, shared by transactions that "
-                    "commit together, plus those of the "
-                    "decision log. Messages: between coordinator and agents, or agent and agent. Half done, torn, "
-                    "dirty and negative are counts of what "
-                    "happened and what a reader saw of it: torn is an account (or order) seen in different states in "
-                    "different databases, dirty a "
-                    "transaction seen and undone afterwards.");
+    page_text(page, "Figures are medians over the rounds, per committed transaction; what refused ones cost is in it. "
+                    "\"Of bare's\" is the ratio to two-phase commit by hand in the same round, where both ran within a "
+                    "minute, and of these ratios the median. Visible: until all effects can be seen everywhere. Rows "
+                    "held: how long the rows it has written stay locked, all branches added up. Forced writes: of the "
+                    "databases, shared by transactions that commit together, plus those of the decision log. "
+                    "Messages: between coordinator and agents, or agent and agent.");
+    page_text(page, "Counts of what happened, and of what a reader saw who asked all databases at once: half done, "
+                    "parts of it are there for ever (nothing died here: only a refusal does that, and only to none); "
+                    "torn, an account or order seen in different states in different databases; dirty, a transaction "
+                    "seen and undone afterwards; negative, a balance below 0; unserved, due in the open loop and never "
+                    "begun.");
     for (uint32_t i = 0; i < report->compare_count; i++) {
         bool told = false;
-        for (uint32_t j = 0; j < i; j++)
-            told = told || strcmp(report_text(report->compares[j], "workload"),
-                                  report_text(report->compares[i], "workload")) == 0;
+        for (uint32_t j = 0; j < i; j++) told = told || same_kind(report->compares[j], report->compares[i]);
         if (!told) pay_table(page, report->compares[i]);
     }
     get_table(page);

@@ -9,8 +9,7 @@
 static const struct line {
     const char *key, *name;
     uint32_t color;
-} speed[] = {{"committed_per_s", "orders a second", 5},
-             {"bystanders_per_s", "bystanders a second", 0}},
+} speed[] = {{"committed_per_s", "orders a second", 5}, {"bystanders_per_s", "bystanders a second", 0}},
   trouble[] = {{"in_doubt", "branches in doubt", 3},
                {"waiting", "sessions that wait", 7},
                {"half_seen", "orders seen in part", 6}},
@@ -29,11 +28,12 @@ static void add_faults(struct svg_plot *plot, const json_t *timeline) {
     }
 }
 
-static void draw(struct page *page, const json_t *timeline, const char *title, const struct line *lines, size_t count) {
+static void draw(struct page *page, const json_t *timeline, const char *title, const char *unit,
+                 const struct line *lines, size_t count) {
     static struct svg_plot plot;
     const json_t *samples = json_object_get(timeline, "samples");
 
-    plot = (struct svg_plot){.title = title, .x_label = "seconds", .y_label = "", .width = 360};
+    plot = (struct svg_plot){.title = title, .x_label = "seconds since the load began", .y_label = unit, .width = 360};
     for (size_t l = 0; l < count; l++) {
         struct svg_series *series = svg_series_of(&plot, lines[l].name, lines[l].color);
         for (size_t i = 0; i < json_array_size(samples); i++) {
@@ -70,9 +70,15 @@ static void write_claims(struct page *page, const json_t *timeline) {
 static void write_events(struct page *page, const json_t *timeline) {
     const json_t *events = json_object_get(timeline, "events");
 
-    for (size_t i = 0; i < json_array_size(events); i++)
-        page_text(page, "%6.1f s  %s", report_number(json_array_get(events, i), "t"),
-                  report_text(json_array_get(events, i), "what"));
+    if (json_array_size(events) == 0) return;
+    page_table_begin(page, 2);
+    page_cell(page, "after s");
+    page_cell(page, "what happened");
+    for (size_t i = 0; i < json_array_size(events); i++) {
+        page_cell(page, "%.1f", report_number(json_array_get(events, i), "t"));
+        page_cell(page, "%s", report_text(json_array_get(events, i), "what"));
+    }
+    page_table_end(page);
 }
 
 static void figure(struct page *page, const json_t *sample, const char *key) {
@@ -102,14 +108,12 @@ static void write_timeline(struct page *page, const json_t *timeline) {
                  json_is_true(json_object_get(timeline, "held")) ? "held" : "DID NOT HOLD");
     if (report_text(timeline, "hypothesis")[0] != '\0') page_text(page, "%s", report_text(timeline, "hypothesis"));
     page_plots_begin(page);
-    draw(page, timeline, "work done", speed, sizeof speed / sizeof speed[0]);
-    draw(page, timeline, "what waits, what is half done", trouble, sizeof trouble / sizeof trouble[0]);
-    draw(page, timeline, "for how long, seconds", ages, sizeof ages / sizeof ages[0]);
+    draw(page, timeline, "work done", "per second", speed, sizeof speed / sizeof speed[0]);
+    draw(page, timeline, "what waits, what is half done", "how many", trouble, sizeof trouble / sizeof trouble[0]);
+    draw(page, timeline, "for how long", "seconds", ages, sizeof ages / sizeof ages[0]);
     page_plots_end(page);
-    if (!page->html) {
-        write_samples(page, timeline);
-        write_events(page, timeline);
-    }
+    if (!page->html) write_samples(page, timeline);
+    write_events(page, timeline);
     write_claims(page, timeline);
 }
 

@@ -11,7 +11,8 @@
 #define TOP 30.0
 #define BOTTOM 44.0
 #define LEGEND_LINE 15.0
-#define LEGEND_COLUMN 148.0
+#define LEGEND_LEFT 14.0
+#define LEGEND_COLUMN 162.0
 #define TICKS_MAX 16u
 #define DECADES_MAX 20u
 
@@ -209,10 +210,22 @@ static void write_series(FILE *out, const struct svg_plot *plot, const struct sv
     }
 }
 
+/* The time of the fault comes last. */
+static uint32_t legend_count(const struct svg_plot *plot) {
+    return plot->series_count + (plot->band_count > 0);
+}
+
 static void write_legend(FILE *out, const struct svg_plot *plot, uint32_t columns, double top) {
-    for (uint32_t i = 0; i < plot->series_count; i++) {
+    for (uint32_t i = 0; i < legend_count(plot); i++) {
         const uint32_t line = i / columns;
-        double left = LEFT + (i % columns) * LEGEND_COLUMN, at = top + line * LEGEND_LINE;
+        double left = LEGEND_LEFT + (i % columns) * LEGEND_COLUMN, at = top + line * LEGEND_LINE;
+        if (i == plot->series_count) {
+            (void)fprintf(out,
+                          "<rect x='%.1f' y='%.1f' width='14' height='10' class='band'/><text x='%.1f' y='%.1f'>the "
+                          "fault</text>\n",
+                          left, at - 9, left + 19, at);
+            break;
+        }
         (void)fprintf(out, "<rect x='%.1f' y='%.1f' width='14' height='4' fill='%s'/><text x='%.1f' y='%.1f'>", left,
                       at - 6, colors[plot->series[i].color % COLOR_COUNT], left + 19, at);
         svg_text(out, plot->series[i].name);
@@ -222,8 +235,8 @@ static void write_legend(FILE *out, const struct svg_plot *plot, uint32_t column
 
 void svg_write(FILE *out, const struct svg_plot *plot) {
     const double width = plot->width > 0 ? plot->width : WIDTH;
-    const uint32_t columns = (uint32_t)((width - LEFT) / LEGEND_COLUMN);
-    const double legend = ceil((double)plot->series_count / columns) * LEGEND_LINE;
+    const uint32_t columns = (uint32_t)((width - LEGEND_LEFT) / LEGEND_COLUMN);
+    const double legend = ceil((double)legend_count(plot) / columns) * LEGEND_LINE;
     struct axis x = {.from_px = LEFT, .to_px = width - RIGHT, .log = plot->log_x};
     struct axis y = {.from_px = HEIGHT - BOTTOM, .to_px = TOP, .log = plot->log_y};
 

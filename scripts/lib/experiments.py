@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 
-from place import Problem, tail
+from place import Problem, data_of, tail
 
 VICTIM = "products"
 VICTIM_CLUSTER = "c2"
@@ -196,6 +196,43 @@ def judge_server(run):
     run.claim("nobody of other databases waited for it", last_before_healing(run, "oldest_wait_s") < moment(run), f"{last_before_healing(run, 'oldest_wait_s')} s")
 
 
+def history(run):
+    """The victim's timeline."""
+    with run.shop.connect(VICTIM) as session:
+        return int(session.execute("select pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()[0][:8], 16)
+
+
+def failover(run):
+    """The primary dies and its synchronous standby takes its place, on a new timeline and under the old address."""
+    old, standby = run.shop.clusters[VICTIM_CLUSTER], run.shop.make_standby(VICTIM_CLUSTER)
+    run.history = history(run)
+    run.begin()
+    pause = hold_votes(run) if run.mode == "2pc" else None
+    before = run.in_doubt(VICTIM)
+    fault = run.script("server-failover", "--data", data_of(old), "--standby", data_of(standby))
+    run.shop.take_over(VICTIM_CLUSTER, standby)
+    after = run.in_doubt(VICTIM)
+    run.timeline.event(f"the standby has taken over; prepared there: {len(before)} before, {len(after)} after")
+    if pause:
+        run.undo(pause, 0)
+    run.found = before, after
+    run.wait_orders(SOME)
+    run.undo(fault)
+    run.rest(run.scaled(5, 0))
+    run.heal()
+
+
+def judge_failover(run):
+    before, after = run.found
+    run.claim("it runs on a new timeline", history(run) > run.history, f"{history(run)} after {run.history}")
+    if run.mode == "2pc":
+        run.claim("branches were prepared when it died", len(before) > 0, len(before))
+        run.claim("the standby had each of them, with its xid", set(before) <= set(after), f"{len(set(before) & set(after))} of {len(before)}")
+    run.claim("orders went on with the new server", run.committed_meanwhile >= SOME, f"{run.committed_meanwhile} became complete")
+    hazards = run.shop.hazards()
+    run.claim("nothing was lost: no hazard is reported", hazards == 0, f"{hazards} hazards")
+
+
 def drop_link(run):
     """scripts/faults/link, told to drop what the coordinator sends: in two-phase commit again until it hits branches that are decided and
     have not heard it. That a branch is in doubt does not tell: another one of its transaction may have voted no. The others have committed,
@@ -267,11 +304,13 @@ def fsync_fails(run):
         run.wait_orders(1)
     else:
         run.wait(lambda: not run.shop.coordinator.running(), 30, "lockstepd stops at the sync that failed")
-        run.timeline.event(f"lockstepd has ended with {run.shop.coordinator.process.returncode}")
+        # what was synced before the one that failed may be acknowledged until now, so the outage is told from here
+        run.begin_fault(f"lockstepd has ended with {run.shop.coordinator.process.returncode}")
         run.note_rows()
         run.rest(run.scaled(6, 2))
+        run.back("lockstepd is started again")
     run.code = run.shop.coordinator.process.poll()
-    run.undo(fault)
+    run.undo(fault, 0)
     run.heal()
 
 
@@ -308,7 +347,7 @@ def zombies(run):
     run.begin(armed=True)
     agent = run.shop.agents[VICTIM]
     for life in range(3):
-        run.wait(lambda: not agent.running(), 90, f"{point} is passed and kills the agent")
+        run.wait(lambda: not agent.running(), 180, f"{point} is passed and kills the agent")
         if life == 0:
             run.begin_fault(f"the agent of {VICTIM} dies at {point}, three lives in a row")
         else:
@@ -498,6 +537,11 @@ ALL = [
         "orchestrated": "Sagas wait for the server, and go on where they were.",
         "choreographed": "Events for it wait, and are handled once each when it is back."},
         server_dies, judge_server),
+    Experiment("server-failover", {
+        "2pc": "A synchronous standby has every branch that has voted: promoted, it finishes them as decided. Nothing is lost, and no hazard is reported.",
+        "orchestrated": "Steps that were acknowledged are there, barrier rows included: sagas go on where they were.",
+        "choreographed": "Events for it wait at their senders; what it had acknowledged is there with its inbox row, and nothing is done twice."},
+        failover, judge_failover),
     Experiment("unreachable", {
         "2pc": "Branches that have voted stay in doubt behind the broken link, whoever wants their rows waits; the rest of the transaction is long committed.",
         "orchestrated": "The step is asked for again when the link is back. Nothing is locked meanwhile.",

@@ -4,6 +4,8 @@ lab.py holds what an experiment is made of: the shop with its faults, the load, 
 """
 
 import argparse
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,14 +19,15 @@ import psycopg  # noqa: E402
 
 import audit  # noqa: E402
 import experiments  # noqa: E402
-from place import Interrupted, Place, Problem, interrupt, on_ending, tail, wait_until  # noqa: E402
-from shop import APP, FormsShop  # noqa: E402
+from place import Interrupted, Place, Problem, data_of, interrupt, on_ending, tail, wait_until  # noqa: E402
+from shop import APP, PORT, FormsShop  # noqa: E402
 from timeline import Timeline  # noqa: E402
 from watch import SKUS, Watch  # noqa: E402
 
 FAULTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "faults")
 MODES = ("2pc", "orchestrated", "choreographed")
 CLIENTS, CLIENTS_QUICK = 12, 6
+WARM = {"2pc": 500, "orchestrated": 250, "choreographed": 100}  # orders, before a fault comes: some seconds of each form, and not minutes on a slow machine
 SAMPLE_S = 0.5
 GRACE_S = 15
 LINKED = "products"  # its link to the coordinator goes through a proxy
@@ -89,6 +92,35 @@ class LabShop(FormsShop):
                 return False
         wait_until(up, 60, lambda: f"server {cluster} takes connections; its log:\n{tail(server.log)}", 0.1)
 
+    def make_standby(self, cluster):
+        """A synchronous standby of the cluster, streaming; as a process, its data directory beside it."""
+        name = f"{cluster}s{sum(1 for process in self.place.processes if process.name.startswith('postgres-'))}"
+        folder, participant = self.place.make(name, for_server=True), dict(self.layout)[cluster][0]
+        self.place.run([os.path.join(self.programs, "pg_basebackup"), "-D", f"{folder}/data", "-R", "-X", "stream", "-c", "fast", "--no-sync",
+                        "-d", self.conninfo(participant, database="postgres")], as_server=True)
+        argv = [os.path.join(self.programs, "postgres"), "-D", f"{folder}/data", "-c", f"unix_socket_directories={folder}"]
+        standby = self.place.process(f"postgres-{name}", argv, account=self.place.server_account, stop_signal=signal.SIGQUIT).start()
+        with self.connect(participant, database="postgres") as session:
+            session.execute("alter system set synchronous_standby_names = '*'")
+            session.execute("select pg_reload_conf()")
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where sync_state = 'sync'").fetchone()[0], 60,
+                       lambda: f"the standby of {cluster} streams; its log:\n{tail(standby.log)}")
+        return standby
+
+    def take_over(self, cluster, standby):
+        """The address moves to the server that was promoted: everybody who dials the old socket reaches it."""
+        folder = self.cluster_of[dict(self.layout)[cluster][0]]
+        socket = f".s.PGSQL.{PORT}"
+        beside = os.path.join(folder, "moving")
+        os.symlink(os.path.join(os.path.dirname(data_of(standby)), socket), beside)
+        os.replace(beside, os.path.join(folder, socket))
+        self.clusters[cluster] = standby
+
+    def hazards(self):
+        """How many transactions an outside hand or lost WAL broke, as lockstep says."""
+        listed = self.lockstep("tx", "list", "--state", "hazard", "-o", "json", "--url", f"unix:{self.socket()}")
+        return len(json.loads(listed.stdout)["transactions"])
+
     def restart_agent(self, name, fail=None):
         """In order, if it runs. Ready again when this returns."""
         stop_process(self.agents[name])
@@ -132,7 +164,7 @@ class Run:
 
     def __init__(self, lab, experiment, mode):
         self.lab, self.shop, self.mode, self.quick = lab, lab.shop, mode, lab.quick
-        self.timeline = Timeline(experiment.name, mode, experiment.hypothesis(mode), lab.machine)
+        self.timeline = Timeline(experiment.name, mode, experiment.hypothesis(mode), lab.machine, ["--quick"] if lab.quick else [])
         self.journal = lab.journal
         self.load = self.watch = None
         self.loading = False
@@ -188,11 +220,11 @@ class Run:
         self.sampled = time.monotonic()
         self.timeline.begin()
         if not armed:
-            self.wait_orders(self.scaled(500, 3 * CLIENTS_QUICK))
+            self.wait_orders(self.scaled(WARM[self.mode], 3 * CLIENTS_QUICK), 180)
 
     def point(self, name, per_order):
         """LOCKSTEP_FAIL for a crash point that is passed so often for one order: the load is warm by then."""
-        return f"{name}=kill@{per_order * self.scaled(500, 6 * CLIENTS_QUICK)}"
+        return f"{name}=kill@{per_order * self.scaled(WARM[self.mode], 6 * CLIENTS_QUICK)}"
 
     def wait_orders(self, count, deadline=60):
         before = self.journal.read()["committed"]
@@ -235,7 +267,7 @@ class Run:
         self.timeline.end_fault(next((line[8:] for line in tail(process.log, 100).splitlines() if line.startswith("undone: ")), "undone"), number)
         self.faults.remove(process)
 
-    def wait_death(self, process, what, deadline=90):
+    def wait_death(self, process, what, deadline=180):
         """It was started with a crash point in it."""
         self.wait(lambda: not process.running(), deadline, f"{what} is passed and kills {process.name}")
         self.begin_fault(f"kill -9 {process.name} at {what}")
@@ -298,6 +330,7 @@ class Run:
             if self.loading:
                 self.wait(lambda: self.journal.read()["committed"] > before, 60, "orders are complete after everything was healed")
                 self.timeline.event("orders go on")
+                self.rest(self.lab.afterwards)
                 self.end_load()
         finally:
             if self.watch is not None:
@@ -334,14 +367,18 @@ class Journal:
 class Lab:
     def __init__(self, place, options):
         self.place, self.quick, self.out = place, options.quick, options.out
+        self.afterwards = options.afterwards if options.afterwards is not None else 0 if options.quick else 3
         self.journal = Journal(os.path.join(place.path, "journal"))
         self.shop = LabShop(place, os.path.abspath(options.build))
-        self.loads, self.seed = [], 0
+        self.loads, self.seed, self.failed = [], 0, False  # failed: something did not hold, and its logs are wanted
         self.machine = {"cores": os.cpu_count(), "lockstep": self.version(options.build), "postgres": None}
 
     @staticmethod
     def version(build):
-        done = subprocess.run([os.path.join(build, "lockstep"), "--version"], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run([os.path.join(build, "lockstep"), "--version"], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise Problem(f"{build}/lockstep: {error.strerror}: run make") from None
         return done.stdout.split()[-1] if done.stdout.split() else None
 
     def next_seed(self):
@@ -356,13 +393,8 @@ class Lab:
             self.machine["postgres"] = session.execute("show server_version_num").fetchone()[0]
         print(f"  up after {time.monotonic() - began:.1f} s\n", flush=True)
 
-    def run(self, chosen):
-        results = []
-        for experiment, mode in chosen:
-            results.append((experiment.name, mode, Run(self, experiment, mode).play(experiment)))
-        failed = [(name, mode) for name, mode, good in results if not good]
-        print(f"{len(results) - len(failed)} of {len(results)} experiments held with a clean audit" + "".join(f"\n  not: {name}, {mode}" for name, mode in failed), flush=True)
-        return not failed
+    def run(self, experiment, mode):
+        return Run(self, experiment, mode).play(experiment)
 
 
 def list_experiments():
@@ -397,6 +429,7 @@ def parse():
     run.add_argument("names", nargs="+", metavar="NAME[/MODE]", help="of an experiment, or `all'")
     run.add_argument("--mode", choices=(*MODES, "all"), default="all", help="all unless given")
     run.add_argument("--quick", action="store_true", help="a few seconds each")
+    run.add_argument("--afterwards", type=float, metavar="SECONDS", help="the load goes on for so long when everything is healed (3, with --quick 0)")
     run.add_argument("--out", metavar="FOLDER", help="writes each timeline there as JSON")
     options = parser.parse_args()
     if options.verb == "run":
@@ -409,29 +442,60 @@ def parse():
     return options
 
 
+def run_all(options):
+    """Every experiment that was chosen, whatever becomes of the others: after one that could not be brought to its end the rest has servers and daemons of its own."""
+    left, good, bad = list(options.chosen), [], []
+    while left:
+        with laboratory(options) as lab:
+            while left:
+                experiment, mode = left.pop(0)
+                bad.append((experiment, mode))
+                if lab.run(experiment, mode):
+                    good.append(bad.pop())
+                else:
+                    lab.failed = True
+    print(f"{len(good)} of {len(options.chosen)} experiments held with a clean audit" + "".join(f"\n  not: {experiment.name}, {mode}" for experiment, mode in bad), flush=True)
+    return not bad
+
+
+@contextlib.contextmanager
+def laboratory(options):
+    """Servers and daemons; they are gone when this is left, and a Problem in an experiment ends there, told."""
+    place, failed, started = Place("lockstep-lab"), True, False
+    try:
+        lab = Lab(place, options)
+        lab.start()
+        started = True
+        yield lab
+        failed = lab.failed
+    except (Problem, psycopg.Error) as problem:
+        if not started:
+            raise
+        print(f"\nlockstep lab: {problem}", file=sys.stderr, flush=True)
+    except Interrupted:
+        failed = False
+        raise
+    finally:
+        on_ending(signal.SIG_IGN)
+        place.kill_all()
+        place.leave(failed)
+        on_ending(interrupt)
+
+
 def main():
     options = parse()
     if options.verb == "list":
         list_experiments()
         return 0
     on_ending(interrupt)
-    place, status = None, 1
     try:
-        place = Place("lockstep-lab")
-        lab = Lab(place, options)
-        lab.start()
-        status = 0 if lab.run(options.chosen) else 1
+        return 0 if run_all(options) else 1
     except Problem as problem:
         print(f"\nlockstep lab: {problem}", file=sys.stderr)
+        return 1
     except Interrupted as name:
-        print(f"\nlockstep lab: {name}: cleaning up", file=sys.stderr)
-        status = 130
-    finally:
-        if place is not None:
-            on_ending(signal.SIG_IGN)
-            place.kill_all()
-            place.leave(failed=status == 1)
-    return status
+        print(f"\nlockstep lab: {name}: cleaned up", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

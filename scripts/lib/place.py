@@ -84,8 +84,11 @@ class Process:
 
         with open(self.log, "ab", buffering=0) as log:
             # a session of its own: Ctrl-C reaches only us, and we clean up
-            self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
-                                            env=self.environment, preexec_fn=prepare, start_new_session=True)
+            try:
+                self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+                                                env=self.environment, preexec_fn=prepare, start_new_session=True)
+            except OSError as error:
+                raise Problem(f"{self.argv[0]}: {error.strerror}") from None
         with open(os.path.join(self.place.path, "pid", self.name), "w", encoding="ascii") as file:  # for the fault scripts
             file.write(f"{self.process.pid}\n")
         return self
@@ -119,6 +122,11 @@ class Process:
             self.process.wait(deadline)
         except subprocess.TimeoutExpired:
             self.kill()
+
+
+def data_of(server):
+    """The data directory of a PostgreSQL server that was started as a Process."""
+    return server.argv[server.argv.index("-D") + 1]
 
 
 class Place:
@@ -160,8 +168,11 @@ class Place:
         account = self.server_account if as_server else None
         if account:
             argv = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", *argv]
-        done = subprocess.run(argv, stdin=options.pop("stdin", subprocess.DEVNULL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              cwd="/", env=self.environment, text=True, check=False, **options)
+        try:
+            done = subprocess.run(argv, stdin=options.pop("stdin", subprocess.DEVNULL), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  cwd="/", env=self.environment, text=True, check=False, **options)
+        except OSError as error:
+            raise Problem(f"{argv[0]}: {error.strerror}") from None
         if check and done.returncode != 0:
             raise Problem(f"`{' '.join(argv)}` ended with {done.returncode}:\n{done.stdout}")
         return done
@@ -193,7 +204,8 @@ class Place:
 
     def leave(self, failed):
         """The folder goes; what tells why something `failed` stays, and where it is is said."""
-        if not failed:
+        logs = os.path.join(self.path, "log")
+        if not failed or not any(os.path.getsize(os.path.join(logs, name)) for name in os.listdir(logs)):
             self.remove()
             return
         self.remove_but("log", "journal")

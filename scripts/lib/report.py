@@ -42,7 +42,7 @@ class Part:
 # other never wait for each other in a circle; in parallel, a hot row makes circles that only lock_timeout ends.
 HOT = "--workload transfer --rows 1000 --balance 100 --refused 5 --lock-timeout 1s --clients 16 --hot"
 PARTS = (
-    Part("transfer", "two", f"--subjects {ALL} --clients 1,8,32,64 --rounds 3 --seconds 4", f"--subjects {ALL} --clients 1,32 --rounds 1 --seconds 2"),
+    Part("transfer", "two", f"--subjects {ALL} --clients 1,8,32,64 --rounds 5 --seconds 3", f"--subjects {ALL} --clients 1,32 --rounds 1 --seconds 2"),
     Part("contention", "two", f"--subjects {FORMS} {HOT} 0,20,50,100 --rounds 2 --seconds 4", f"--subjects {FORMS} {HOT} 0,50,100 --rounds 1 --seconds 2"),
     Part("contention-in-order", "two", f"--subjects bare,2pc {HOT} 0,20,50,100 --rounds 2 --seconds 4 --in-order",
          f"--subjects bare,2pc {HOT} 0,50,100 --rounds 1 --seconds 2 --in-order"),
@@ -62,7 +62,6 @@ class Report:
         self.options, self.build = options, os.path.abspath(options.build)
         self.out = os.path.abspath(options.out or os.path.join(self.build, "report"))
         self.begun = time.monotonic()
-        os.makedirs(self.out, exist_ok=True)
 
     def say(self, text):
         print(f"{time.monotonic() - self.begun:6.0f} s  {text}", flush=True)
@@ -92,7 +91,7 @@ class Report:
         """What did not hold is in the page, too: the report tells, it does not judge."""
         names = QUICK_EXPERIMENTS if self.options.quick else ("all",)
         self.say(f"lockstep lab run {' '.join(names)}")
-        status = run([sys.executable, os.path.join(HERE, "lab.py"), "--build", self.build, "run", *names, "--quick", "--out", os.path.join(self.out, "lab")])
+        status = run([sys.executable, os.path.join(HERE, "lab.py"), "--build", self.build, "run", *names, "--quick", "--afterwards", "2", "--out", os.path.join(self.out, "lab")])
         if status not in (0, 1):
             raise Problem(f"the laboratory ended with {status}")
 
@@ -107,7 +106,6 @@ class Report:
         subprocess.run([os.path.join(self.build, "lockstep-bench"), "report", "--html", html, "--text", text, *results], check=True)
         self.say(f"written: {html}, {text}")
         if self.options.keep:
-            os.makedirs(self.options.keep, exist_ok=True)
             for path in (html, text, *results):
                 shutil.copy(path, self.options.keep)
             self.say(f"copied to {self.options.keep}")
@@ -136,6 +134,12 @@ def main():
     parser.add_argument("--keep", metavar="FOLDER", help="copies page and figures there")
     parser.add_argument("--only", action="append", choices=[part.name for part in PARTS] + ["lab"], help="this part only; what is there of others is in the page, too")
     options = parser.parse_args()
+    for folder in (options.out or os.path.join(options.build, "report"), options.keep):
+        try:
+            if folder:
+                os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            parser.error(f"{folder}: {error.strerror}")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:

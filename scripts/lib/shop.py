@@ -38,6 +38,8 @@ def server_programs():
     """The folder of initdb and postgres: the newest installed version."""
     given = os.environ.get("PG_BIN")
     if given:
+        if not os.access(os.path.join(given, "initdb"), os.X_OK):
+            raise Problem(f"no PostgreSQL server programs in PG_BIN={given}")
         return given
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda path: int(path.split("/")[4]))
     if not found:

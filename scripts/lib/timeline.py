@@ -12,10 +12,11 @@ COLUMNS = (("t", "t", "{:5.1f}"), ("commits/s", "committed_per_s", "{:9.0f}"), (
 
 
 class Timeline:
-    def __init__(self, name, mode, hypothesis, machine, out=sys.stdout):
+    def __init__(self, name, mode, hypothesis, machine, options=(), out=sys.stdout):
+        """`options`: further words of the command line that ran it."""
         self.out, self.started = out, time.monotonic()
         self.about = -1
-        self.record = {"format": 1, "experiment": name, "mode": mode, "hypothesis": hypothesis, "held": None, "claims": [],
+        self.record = {"format": 1, "experiment": name, "mode": mode, "command": [f"{name}/{mode}", *options], "hypothesis": hypothesis, "held": None, "claims": [],
                        "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "seconds": None, "machine": machine,
                        "fault": [], "samples": [], "events": [], "rows": [], "audit": None}
 

@@ -161,7 +161,13 @@ def main():
     parser.add_argument("--seconds", type=float, default=1800, help="of load, in five parts")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    soak = Soak(options)
+    if options.seconds < 5:
+        parser.error("--seconds: 5 at least, a second for each part")
+    try:
+        soak = Soak(options)
+    except (AssertionError, RuntimeError) as error:  # no build, no PostgreSQL
+        print(f"soak: {error}", file=sys.stderr)
+        return 1
     begun = time.monotonic()
     try:
         figures = soak.run()

@@ -9,6 +9,7 @@ import csv
 import html.parser
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -310,6 +311,40 @@ def test_report(everybody, tmp_path):
     for name in ALL.split(","):
         assert name in page and name in text
     assert "the hypothesis held" in text and "clean" in text
+
+
+def cell(subject, clients, rates, p50s, committed=100):
+    return {"subject": subject, "clients": clients, "hot_percent": 0, "participants": 2, "committed": committed, "aborted": 0, "half": 0, "unserved": 7, "reader": {"seen": 10, "torn": 1},
+            "median": {"per_second": sorted(rates)[1], "p50_ms": sorted(p50s)[1], "cpu_us": 13920.4}, "rounds": {"per_second": rates, "p50_ms": p50s}}
+
+
+def test_report_quotes_ratios_units_and_commands(tmp_path):
+    """The ratio is of each round and then the median; of nothing committed nothing is said; a long command can be typed again; the open loop is told; axes have units."""
+    words = ["compare", *(f"--option-{number} value" for number in range(60)), "--the-last"]
+    made = {"format": "lockstep-bench compare 1", "workload": "transfer", "command": words, "rate": 0, "refused_percent": 0, "payload_bytes": 0, "machine": {"memory": "16777216 kB"},
+            "cells": [cell("bare", 1, [100, 200, 400], [1, 2, 4]), cell("2pc", 1, [50, 180, 200], [2, 3, 8]),
+                      cell("bare", 32, [10, 20, 40], [1, 1, 1]), cell("2pc", 32, [0, 0, 0], [0, 0, 0], committed=0)]}
+    (tmp_path / "closed.json").write_text(json.dumps(made), encoding="utf-8")
+    (tmp_path / "open.json").write_text(json.dumps(dict(made, rate=500, cells=made["cells"][2:])), encoding="utf-8")
+    (tmp_path / "lab.json").write_text(json.dumps(dict(TIMELINE, command=["agent/2pc", "--quick"])), encoding="utf-8")
+    done = report("--html", tmp_path / "r.html", "--text", tmp_path / "r.txt", tmp_path / "closed.json", tmp_path / "open.json", tmp_path / "lab.json")
+    assert done.returncode == 0, done.stderr
+    page, text = (tmp_path / "r.html").read_text(), (tmp_path / "r.txt").read_text()
+    Page(page)
+    rows = [line.split() for line in text.partition("transfer against clients")[2].splitlines() if line.startswith("2pc")]
+    assert rows[0][:5] == ["2pc", "1", "0.50", "2.00", "180"], rows
+    assert rows[1][:6] == ["2pc", "32", "-", "-", "0.00", "-"], rows
+    assert "13920" in text and "e+" not in text, "figures for people"
+    assert "open loop, 500 begin a second" in text
+    for what in (page, text):
+        assert " ".join(["lockstep-bench", *words]) in what and "lockstep lab run agent/2pc --quick" in what
+        assert "16.0 GiB" in what and "kill -9" in what
+    plots = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(plots) == 6 + 3 - 3, "plots of figures that nobody has are left out"
+    for plot in plots:
+        assert re.search(r"rotate\(-90\)' class='middle'>[a-z]+", plot), "the unit at the upright axis"
+        assert plot.count("stroke-width='2'") == plot.count("height='4'"), "each line has a legend"
+    assert page.count(">the fault<") == 3
 
 
 @pytest.mark.parametrize("text, word", [("{", "1:"), ("[]", "neither results"), ('{"experiment": 1}', "neither results")])

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import psycopg
@@ -330,6 +331,112 @@ def test_link_cuts(echo):
         client.sendall(b"two")
         assert client.recv(10) == b"two"
     fault.interrupt()
+
+
+# ---- a network namespace
+
+class Cabled:
+    """scripts/faults/network around a forwarder in its namespace; a Unix socket leads in."""
+
+    def __init__(self, echo, *options):
+        self.socket = os.path.join(folder.make("cable"), "in")
+        self.fault = Fault("network", "--to", echo, *options, "--", os.path.join(FAULTS, "link"), "--listen", f"unix:{self.socket}", "--to", echo)
+        wait_until(lambda: os.path.exists(self.socket) or self.fault.process.poll() is not None, 20, lambda: f"it runs: {self.fault.said()}")
+        said = self.fault.said()
+        if self.fault.process.poll() is not None and any(word in said for word in ("no network namespace", "Operation not permitted")):
+            pytest.skip(f"not possible here: {said.strip()}")
+        assert self.fault.process.poll() is None, said
+
+    def dial(self):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(20)
+        client.connect(self.socket)
+        return client
+
+    def gone(self):
+        cable = f"lsf{self.fault.process.pid}"
+        wait_until(lambda: not os.path.exists(f"/sys/class/net/{cable}"), 10, "the cable is gone, and the namespace with it")
+
+        def answers():
+            try:
+                self.dial().close()
+                return True
+            except OSError:
+                return False
+        wait_until(lambda: not answers(), 10, "the command is gone")
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
+
+
+@as_root
+def test_network_drops(echo):
+    """Nothing arrives and nobody is refused; what was lost is sent again by TCP. INT ends command and namespace."""
+    cabled = Cabled(echo)
+    with cabled.dial() as client:
+        client.sendall(b"one")
+        assert client.recv(10) == b"one"
+        cabled.fault.process.send_signal(signal.SIGUSR1)
+        cabled.fault.injected()
+        client.sendall(b"two")
+        client.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            client.recv(10)
+        cabled.fault.process.send_signal(signal.SIGUSR2)
+        client.settimeout(30)
+        assert client.recv(10) == b"two"
+        assert "works" in cabled.fault.said()
+    cabled.fault.interrupt(signal.SIGINT)
+    cabled.gone()
+
+
+@as_root
+def test_network_loses_some(echo):
+    """Packets are lost and counted, and every byte arrives; a script that is killed leaves nothing."""
+    cabled, data, heard = Cabled(echo, "--mode", "loss", "--percent", "5", "--for", "60"), os.urandom(1 << 20) * 4, b""
+    cabled.fault.injected()
+    with cabled.dial() as client:
+        sender = threading.Thread(target=client.sendall, args=(data,))
+        sender.start()
+        while len(heard) < len(data) and (more := client.recv(1 << 16)):
+            heard += more
+        sender.join(20)
+    assert heard == data
+    cabled.fault.process.send_signal(signal.SIGUSR2)
+    wait_until(lambda: "undone: " in cabled.fault.said(), 10, "it is undone")
+    assert int(re.search(r"(\d+) packets were lost", cabled.fault.said())[1]) > 0
+    cabled.fault.process.kill()
+    cabled.fault.process.wait()
+    cabled.gone()
+
+
+@as_root
+def test_network_delays(echo):
+    """Or says that this kernel cannot, and what can."""
+    Cabled(echo).fault.interrupt()  # or skipped
+    fault = Fault("network", "--to", echo, "--mode", "delay", "--ms", "150", "--for", "30", "--", sys.executable, "-c",
+                  "import socket, sys, time; host, port = sys.argv[1].split(':'); c = socket.create_connection((host, int(port)))\n"
+                  "began = time.monotonic(); c.sendall(b'x'); c.recv(1); print('took', time.monotonic() - began)", echo)
+    said = fault.ends(1 if "sch_netem" in wait_until(fault.said, 20, "it says something") else 0)
+    if "sch_netem" in said:
+        assert "scripts/faults/link --mode delay" in said
+    else:
+        assert float(re.search("took ([0-9.]+)", said)[1]) >= 0.3, "there and back"
+
+
+def test_network_refuses(echo):
+    """Without root, and what is not on this machine: one line, and nothing was started."""
+    words = [os.path.join(FAULTS, "network"), "--to", echo, "--", "true"]
+    if os.geteuid() == 0:
+        words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20, cwd="/")
+    assert done.returncode == 1 and "needs root" in done.stderr, done
+    if os.geteuid() == 0:
+        assert "no address of this machine" in Fault("network", "--to", "192.0.2.1:1", "--", "true").ends(1)
+        assert "no-such-command" in Fault("network", "--to", echo, "--", "no-such-command").ends(1)
+    for bad in (["--to", "orders:1"], ["--to", "127.0.0.1:1", "--percent", "0"], ["--to", "127.0.0.1:1", "--mode", "cut"]):
+        done = subprocess.run([os.path.join(FAULTS, "network"), *bad, "--", "true"], capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode == 2, done
 
 
 # ---- lockstep's own

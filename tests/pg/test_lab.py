@@ -10,13 +10,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from harness.base import alive, children, folder, wait_until
-from harness.programs import ROOT, environment, program
+from harness.programs import BUILD, ROOT, environment, program
 
-HALVES = (("coordinator-after-votes/2pc", "coordinator-half-sent/orchestrated", "agent-prepared/choreographed", "unreachable/2pc", "fsync-fails/2pc", "slow-fsync/2pc",
+HALVES = (("coordinator-after-votes/2pc", "coordinator-half-sent/orchestrated", "agent-prepared/choreographed", "server-failover/2pc", "unreachable/2pc", "fsync-fails/2pc", "slow-fsync/2pc",
            "zombies/orchestrated"),
           ("coordinator-after-decision/choreographed", "coordinator-half-sent/2pc", "server-prepared/2pc", "disk-full/2pc", "long-doubt/2pc", "deadlock/2pc",
            "lost-log/2pc", "forgotten-client/orchestrated"))
@@ -96,6 +97,15 @@ def test_what_blocks_is_seen(timelines):
 def test_bad_command_lines(words, what):
     code, text = call(*words)
     assert code == 2 and what in text, text
+
+
+@pytest.mark.parametrize("variable, what", [("PG_BIN", "no PostgreSQL server programs in PG_BIN=/nowhere"), ("LOCKSTEP_BUILD", "/nowhere/lockstep")])
+def test_what_it_needs_is_missing(variable, what, tmp_path):
+    """One line, and nothing is left but the logs, whose place is said when there is something in them."""
+    words = [sys.executable, os.path.join(ROOT, "scripts", "lib", "lab.py"), "--build", "/nowhere" if variable == "LOCKSTEP_BUILD" else BUILD, "run", "deadlock/2pc", "--quick"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, env=environment({"TMPDIR": str(tmp_path), variable: "/nowhere"}))
+    assert done.returncode == 1 and what in done.stderr and "Traceback" not in done.stderr, done
+    assert os.listdir(tmp_path) == [] or f"The logs are in {tmp_path}" in done.stderr
 
 
 def test_interrupted():

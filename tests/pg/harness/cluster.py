@@ -26,6 +26,8 @@ def find_server_programs():
     """The folder of initdb and postgres: the newest installed version, or $PG_BIN."""
     given = os.environ.get("PG_BIN")
     if given:
+        if not os.access(os.path.join(given, "initdb"), os.X_OK):
+            raise RuntimeError(f"no PostgreSQL server programs in PG_BIN={given}")
         return given
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"), key=lambda p: int(p.split("/")[4]))
     if not found:
