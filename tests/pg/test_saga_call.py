@@ -149,7 +149,7 @@ def test_hung_service(calm):
             hung.append(time.monotonic())
             gate.wait(30)
     calm.service.before = before
-    answer = saga(calm, [note("orders", word, "a"), pay(attempts=2, deadline="200ms")], deadline="600ms", wait=None)
+    answer = saga(calm, [note("orders", word, "a"), pay(attempts=2, deadline="1s")], deadline="3s", wait=None)
     final = ended(calm, answer.saga)
     if final.state == "stuck":  # the attempts were used up before the deadline
         assert calm.admin.request("POST", f"/v1/dlq/{answer.saga}/compensate", {"reason": "test"}).status in (200, 202)
