@@ -110,20 +110,42 @@ static int list_sagas(const struct saga_options *options, struct lockstep *clien
                   sizeof flow_list_columns / sizeof flow_list_columns[0]);
 }
 
+/* For programs: one document, the events' letters beside the sagas'. */
+static void print_letters(const struct lockstep_result *sagas, const struct lockstep_result *events) {
+    json_t *all = cmd_body(sagas), *body = cmd_body(events);
+
+    (void)json_object_set(all, "dead_events", json_object_get(body, "dead_letters"));
+    (void)json_object_set(all, "missing", json_object_get(body, "missing"));
+    cmd_print_json(all);
+    json_decref(body);
+    json_decref(all);
+}
+
+/* Sagas, and the events of choreography, of which every agent is asked; an application may not. */
 static int list_letters(const struct saga_options *options, struct lockstep *client, const char *saga) {
-    struct lockstep_result result;
+    uint32_t limit = options->limit > EVENT_LETTERS_MAX ? EVENT_LETTERS_MAX : options->limit;
+    struct lockstep_result sagas, events;
 
     (void)saga;
-    (void)lockstep_dead_letters(client, options->limit, &result);
-    int exit_status = finish("dlq list", options, &result, "dead_letters", letter_columns,
+    (void)lockstep_dead_letters(client, options->limit, &sagas);
+    enum lockstep_status status =
+        sagas.status == LOCKSTEP_OK ? lockstep_event_letters(client, NULL, limit, &events) : LOCKSTEP_DENIED;
+    if (status == LOCKSTEP_OK && options->format != CMD_TABLE) {
+        print_letters(&sagas, &events);
+        lockstep_result_clear(&sagas);
+        lockstep_result_clear(&events);
+        return LS_EXIT_OK;
+    }
+    bool asked = sagas.status == LOCKSTEP_OK;
+    int exit_status = finish("dlq list", options, &sagas, "dead_letters", letter_columns,
                              sizeof letter_columns / sizeof letter_columns[0]);
-    /* Those of choreography are asked of every agent; an application may not. One list each. */
-    uint32_t limit = options->limit > EVENT_LETTERS_MAX ? EVENT_LETTERS_MAX : options->limit;
-    if (exit_status != LS_EXIT_OK || (lockstep_event_letters(client, NULL, limit, &result) == LOCKSTEP_DENIED))
+    if (status == LOCKSTEP_DENIED) {
+        if (asked) lockstep_result_clear(&events);
         return exit_status;
+    }
     if (options->format == CMD_TABLE) (void)fputc('\n', stdout);
-    print_missing(&result);
-    return finish("dlq list", options, &result, "dead_letters", event_letter_columns,
+    print_missing(&events);
+    return finish("dlq list", options, &events, "dead_letters", event_letter_columns,
                   sizeof event_letter_columns / sizeof event_letter_columns[0]);
 }
 
@@ -153,6 +175,8 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
     if (result->reason[0] != '\0')
         (void)printf("%s%s%s\n", result->sqlstate, result->sqlstate[0] != '\0' ? " " : "", result->reason);
     json_array_foreach(steps, index, entry) {
+        const char *service = json_string_value(json_object_get(entry, "call"));
+        if (service != NULL) (void)json_object_set_new(entry, "on", json_sprintf("call %s", service));
         add_time(entry, "first_unix_ms", "first");
         add_time(entry, "settled_unix_ms", "settled");
     }
@@ -168,6 +192,22 @@ static void print_saga(const struct lockstep_result *result, const char *saga) {
                      json_integer_value(json_object_get(body, "failed_attempts")));
         listing_print_rows(failures, failure_columns, sizeof failure_columns / sizeof failure_columns[0]);
     }
+    json_decref(body);
+}
+
+static void print_json_of(const char *heading, const json_t *value) {
+    char *text = json_is_null(value) ? NULL : json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
+
+    if (text != NULL) (void)printf("\n%s: %s\n", heading, text);
+    free(text);
+}
+
+/* With what was to be done: whoever decides about it must know. */
+static void print_stuck(const struct lockstep_result *result, const char *saga) {
+    json_t *body = cmd_body(result);
+
+    print_saga(result, saga);
+    print_json_of("payload", json_object_get(body, "document"));
     json_decref(body);
 }
 
@@ -256,13 +296,6 @@ static void print_flow(const struct lockstep_result *result, const char *saga) {
     json_decref(body);
 }
 
-static void print_json_of(const char *heading, const json_t *value) {
-    char *text = json_is_null(value) ? NULL : json_dumps(value, JSON_INDENT(2) | JSON_ENCODE_ANY);
-
-    if (text != NULL) (void)printf("\n%s: %s\n", heading, text);
-    free(text);
-}
-
 static void print_letter(const struct lockstep_result *result, const char *id) {
     json_t *body = cmd_body(result), *list = json_object_get(body, "dead_letters"), *letter = json_array_get(list, 0);
 
@@ -304,6 +337,7 @@ static void show_events_of(struct lockstep *client, const char *saga) {
 
 static int show(const struct saga_options *options, struct lockstep *client, const char *saga) {
     struct lockstep_result result;
+    bool hidden = false;
 
     if (strchr(saga, '/') != NULL) return show_letter(options, client, saga);
     (void)lockstep_saga(client, saga, 0, &result);
@@ -313,9 +347,21 @@ static int show(const struct saga_options *options, struct lockstep *client, con
             lockstep_result_clear(&result);
             return cmd_show_one("saga show", &flow, options->format, saga, print_flow);
         }
+        hidden = flow.status == LOCKSTEP_DENIED;
         lockstep_result_clear(&flow);
     }
     int exit_status = cmd_show_one("saga show", &result, options->format, saga, print_saga);
+    if (hidden) (void)fprintf(stderr, "lockstep saga show: a choreographed one is shown to an administrator\n");
+    if (options->format == CMD_TABLE && exit_status != LS_EXIT_ERROR) show_events_of(client, saga);
+    return exit_status;
+}
+
+static int show_stuck(const struct saga_options *options, struct lockstep *client, const char *saga) {
+    struct lockstep_result result;
+
+    if (strchr(saga, '/') != NULL) return show_letter(options, client, saga);
+    (void)lockstep_saga(client, saga, 0, &result);
+    int exit_status = cmd_show_one("dlq show", &result, options->format, saga, print_stuck);
     if (options->format == CMD_TABLE && exit_status != LS_EXIT_ERROR) show_events_of(client, saga);
     return exit_status;
 }
@@ -373,8 +419,8 @@ static const struct action saga_actions[] = {{"list", false, list_sagas},
                                              {"cancel", true, cancel},
                                              {NULL, false, NULL}};
 static const struct action dlq_actions[] = {
-    {"list", false, list_letters},    {"show", true, show},     {"retry", true, retry}, {"skip", true, skip},
-    {"compensate", true, compensate}, {"refuse", true, refuse}, {NULL, false, NULL}};
+    {"list", false, list_letters},    {"show", true, show_stuck}, {"retry", true, retry}, {"skip", true, skip},
+    {"compensate", true, compensate}, {"refuse", true, refuse},   {NULL, false, NULL}};
 
 static int run(const char *verb, const struct action *actions, const struct saga_options *options,
                const struct opt_operands *operands) {

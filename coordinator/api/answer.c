@@ -233,17 +233,26 @@ int answer_txn(struct request *request, const struct txn *txn) {
     return status_code(request, txn->outcome, decided_commit(txn));
 }
 
-/* One participant: only its outcome rows know what an earlier life of the coordinator has run under a key. An abort of
- * this run, told before the participant has looked, would be taken for the end of the earlier one. */
-bool answer_key_is_unsettled(const struct txn *txn) {
-    return txn->one_participant && txn->has_key && txn->outcome == OUTCOME_ABORTED && !txn->existing &&
-           !txn->cause.key_free;
+/* Whoever was answered 202 follows the address and takes what it says for the end of what he asked for under the key.
+ * An administrator asks what became of this very transaction. */
+static bool asks_for_its_run(const struct request *request) {
+    return request->kind == REQUEST_GET && !conn_is_admin(request->conn);
 }
 
-int answer_key_unsettled(struct request *request, const struct txn *txn) {
+/* One participant: only its outcome rows know what an earlier life of the coordinator has run under a key. An abort of
+ * this run, told before the participant has looked, would be taken for the end of the earlier one. */
+bool answer_key_is_unsettled(const struct request *request, const struct txn *txn) {
+    if (request->kind == REQUEST_RUN && txn->existing) {
+        return false; /* it is told which run that was */
+    }
+    return txn->one_participant && txn->has_key && txn->outcome == OUTCOME_ABORTED && !txn->cause.key_free &&
+           (request->kind == REQUEST_RUN || asks_for_its_run(request));
+}
+
+int answer_key_unsettled(struct request *request, const struct txn_cause *cause) {
     answer_error(request->api, "key_unsettled", NULL, true,
                  "%s; whether an earlier run under this Idempotency-Key has committed is not known: repeat the request",
-                 txn->cause.reason);
+                 cause->reason);
     return 503;
 }
 
@@ -258,6 +267,9 @@ static bool log_has_decision(struct request *request) {
 }
 
 int answer_finished(struct request *request, const struct txn_finished *finished) {
+    if (finished->cause != NULL && finished->cause->key_unsettled && asks_for_its_run(request)) {
+        return answer_key_unsettled(request, finished->cause);
+    }
     bool applied = finished->outcome == OUTCOME_COMMITTED || finished->outcome == OUTCOME_ABORTED;
     begin_outcome(request, request->gtid, finished->outcome, applied);
     if (finished->read_only) {

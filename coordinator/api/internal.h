@@ -185,8 +185,8 @@ int answer_committed_record(struct request *request, const Lockstep__LogCommit *
 int answer_pending(struct request *request);
 int answer_existing(struct request *request, const struct txn *txn);
 /* Aborted before anybody could say whether its key was used: 503, not 409. */
-bool answer_key_is_unsettled(const struct txn *txn);
-int answer_key_unsettled(struct request *request, const struct txn *txn);
+bool answer_key_is_unsettled(const struct request *request, const struct txn *txn);
+int answer_key_unsettled(struct request *request, const struct txn_cause *cause);
 int answer_refused(struct request *request);
 void answer_list(struct api *api, const struct conn *conn, const char *state, uint32_t limit,
                  const struct ls_gtid *after);

@@ -184,6 +184,13 @@ static bool read_record(struct host *host, uint64_t position, struct dlog_record
     return status == LS_OK;
 }
 
+/* As settle_kinds() in document.c has it. */
+static const char *logged_kind(const json_t *step) {
+    const char *kind = json_string_value(json_object_get(step, "kind"));
+    return kind != NULL ? kind
+                        : saga_kind_name(json_object_get(step, "undo") != NULL ? SAGA_COMPENSATABLE : SAGA_RETRIABLE);
+}
+
 static void add_logged_steps(struct request *request, const Lockstep__LogSagaEnd *end, const json_t *document) {
     struct out *out = &request->api->out;
     out_open(out, "steps", '[');
@@ -200,6 +207,9 @@ static void add_logged_steps(struct request *request, const Lockstep__LogSagaEnd
         }
         if (json_is_string(json_object_get(of, "call"))) {
             out_string(out, "call", json_string_value(json_object_get(of, "call")));
+        }
+        if (of != NULL) {
+            out_string(out, "kind", logged_kind(of));
         }
         out_string(out, "state",
                    saga_known_name(step->known < SAGA_KNOWN_COUNT ? (enum saga_known)step->known : SAGA_SENT));

@@ -119,8 +119,8 @@ static void reply_txn(struct request *request, const struct txn *txn) {
         reply_forbidden(request); /* only the answer of its participant said whose it is */
         return;
     }
-    if (request->kind == REQUEST_RUN && answer_key_is_unsettled(txn)) {
-        reply(request, answer_key_unsettled(request, txn));
+    if (answer_key_is_unsettled(request, txn)) {
+        reply(request, answer_key_unsettled(request, &txn->cause));
         return;
     }
     if (txn->existing && request->kind == REQUEST_RUN) {

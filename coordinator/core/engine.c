@@ -248,6 +248,8 @@ static void remember(struct engine *e, struct txn *txn) {
         outcome.cause = malloc(sizeof *outcome.cause); /* without memory the reason is lost, not the outcome */
         if (outcome.cause != NULL) {
             *outcome.cause = txn->cause;
+            outcome.cause->key_unsettled =
+                txn->one_participant && txn->has_key && txn->outcome == OUTCOME_ABORTED && !txn->cause.key_free;
         }
     }
     finished_table_put(&e->finished, &outcome);

@@ -5,15 +5,18 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "lockstep/limits.h"
+
 #define MS UINT64_C(1000)
 
 static const struct saga_policy policies[SAGA_ERROR_COUNT] = {
     {SAGA_ERROR_BUSINESS, "business", SAGA_THEN_COMPENSATE, 1, 0, 0, "expected: what was done is undone"},
-    {SAGA_ERROR_TIMEOUT, "timeout", SAGA_THEN_DEAD_LETTER, 10, 100 * MS, 30000 * MS,
+    {SAGA_ERROR_TIMEOUT, "timeout", SAGA_THEN_DEAD_LETTER, 10, LS_RETRY_MS_MIN *MS, LS_RETRY_MS_MAX *MS,
      "the step may have run: the barrier makes the next attempt harmless"},
-    {SAGA_ERROR_PUBLISH, "publish", SAGA_THEN_DEAD_LETTER, 20, 100 * MS, 30000 * MS,
-     "the event is safe in the outbox: it is delivered from there"},
-    {SAGA_ERROR_COMPENSATION, "compensation", SAGA_THEN_DEAD_LETTER, 20, 100 * MS, 30000 * MS,
+    /* Carried out by the agents (participant/core/relay.c), whose defaults these are. */
+    {SAGA_ERROR_PUBLISH, "publish", SAGA_THEN_DEAD_LETTER, LS_DEFAULT_RELAY_ATTEMPTS, LS_RETRY_MS_MIN *MS,
+     LS_RETRY_MS_MAX *MS, "the event is safe in the outbox: it is delivered from there"},
+    {SAGA_ERROR_COMPENSATION, "compensation", SAGA_THEN_DEAD_LETTER, 20, LS_RETRY_MS_MIN *MS, LS_RETRY_MS_MAX *MS,
      "a compensation has no way back: it is tried for longer"},
     {SAGA_ERROR_EVERYTHING, "everything", SAGA_THEN_ALERT, 0, 0, 0,
      "nothing more is tried until somebody has looked at it"},

@@ -94,8 +94,9 @@ struct txn_cause {
     uint32_t participant; /* 0 if none */
     uint32_t step;
     bool has_step, retryable;
-    bool begun;    /* some Work was sent */
-    bool key_free; /* one participant: it has looked, and nobody has committed under the key */
+    bool begun;         /* some Work was sent */
+    bool key_free;      /* one participant: it has looked, and nobody has committed under the key */
+    bool key_unsettled; /* of what has finished: aborted under a key before that */
 };
 
 struct txn {

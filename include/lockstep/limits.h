@@ -100,9 +100,9 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_MARK_IDLE_MS 1000u                        /* a durable mark follows within this of idleness */
 
 /* ---- agent (configurable in its own file) ---- */
-#define LS_DEFAULT_WORKERS_MAX 64u     /* pool.workers */
-#define LS_DEFAULT_FINISHERS 8u        /* pool.finishers, per role */
-#define LS_DEFAULT_STATEMENTS 64u      /* pool.statements, prepared per worker session */
+#define LS_DEFAULT_WORKERS_MAX 64u /* pool.workers */
+#define LS_DEFAULT_FINISHERS 8u    /* pool.finishers, per role */
+#define LS_DEFAULT_STATEMENTS 64u  /* pool.statements, prepared per worker session */
 #define LS_STATEMENTS_MAX 1024u
 #define LS_DEFAULT_SWEEP_S 10u         /* sweep.interval */
 #define LS_DEFAULT_PREPARED_SHARE 100u /* prepared.share, percent of max_prepared_transactions */
@@ -110,16 +110,18 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_EVENT_TYPE_MAX 64u
 #define LS_EVENT_KEY_MAX 200u
 #define LS_EVENT_PAYLOAD_MAX (256u << 10)
-#define LS_EVENT_PAGE_BYTES (512u << 10)      /* of payload in one page, not counting the event that passes it */
-#define LS_EVENT_PAGE_MAX 100u                /* events in one page */
-#define LS_PEERS_MAX 64u                      /* participants that send to one another */
-#define LS_SUBSCRIPTIONS_MAX 256u             /* of one participant */
-#define LS_BLOCKING_LISTED_MAX 200u           /* sessions behind one prepared branch in one answer */
-#define LS_FLOWS_LISTED_MAX 500u              /* choreographed sagas in one answer */
-#define LS_LETTERS_LISTED_MAX 500u            /* dead letters of one participant in one answer */
-#define LS_DEFAULT_RELAY_SESSIONS 4u          /* relay.sessions: handlers that run at once, besides pool.workers */
-#define LS_DEFAULT_RELAY_ATTEMPTS 10u         /* relay.attempts: then a dead letter */
-#define LS_DEFAULT_HANDLER_MS 30000u          /* relay.handler_timeout */
+#define LS_EVENT_PAGE_BYTES (512u << 10) /* of payload in one page, not counting the event that passes it */
+#define LS_EVENT_PAGE_MAX 100u           /* events in one page */
+#define LS_PEERS_MAX 64u                 /* participants that send to one another */
+#define LS_SUBSCRIPTIONS_MAX 256u        /* of one participant */
+#define LS_BLOCKING_LISTED_MAX 200u      /* sessions behind one prepared branch in one answer */
+#define LS_FLOWS_LISTED_MAX 500u         /* choreographed sagas in one answer */
+#define LS_LETTERS_LISTED_MAX 500u       /* dead letters of one participant in one answer */
+#define LS_DEFAULT_RELAY_SESSIONS 4u     /* relay.sessions: handlers that run at once, besides pool.workers */
+#define LS_DEFAULT_RELAY_ATTEMPTS 10u    /* relay.attempts: of a handler with one event, then a dead letter */
+#define LS_RETRY_MS_MIN 100u             /* the first pause before a step, a compensation or a handler is tried again */
+#define LS_RETRY_MS_MAX 30000u           /* and the longest */
+#define LS_DEFAULT_HANDLER_MS 30000u     /* relay.handler_timeout */
 #define LS_DEFAULT_RELAY_KEEP_INBOX_S 604800u /* relay.keep_inbox, 7 days */
 #define LS_DEFAULT_RELAY_KEEP_EVENTS_S 0u     /* relay.keep_events, 0: for ever */
 

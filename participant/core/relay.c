@@ -634,14 +634,14 @@ void relay_config_defaults(struct relay_config *config) {
                                     .claim_max = 1000,
                                     .peers_max = 64,
                                     .handlers_max = 256,
-                                    .attempts_max = 10,
+                                    .attempts_max = LS_DEFAULT_RELAY_ATTEMPTS,
                                     .claim_us = UINT64_C(50000),
                                     .claim_rest_us = UINT64_C(1000000),
                                     .claim_slow_us = UINT64_C(10000000),
                                     .due_us = UINT64_C(1000000),
                                     .ack_wait_us = UINT64_C(30000000),
-                                    .backoff_min_us = UINT64_C(100000),
-                                    .backoff_max_us = UINT64_C(30000000)};
+                                    .backoff_min_us = UINT64_C(1000) * LS_RETRY_MS_MIN,
+                                    .backoff_max_us = UINT64_C(1000) * LS_RETRY_MS_MAX};
 }
 
 struct relay *relay_new(const struct relay_config *config) {

@@ -291,10 +291,11 @@ class Client(threading.Thread):
         """202: asks until the outcome is known. False: it is not known."""
         while not self.load.over.wait(0.05):
             try:
-                state = self.line.get(gtid).state
+                answer = self.line.get(gtid)
             except (OSError, http.client.HTTPException):
                 continue
-            if state == "aborted" and deed.keyed and len(deed.changes) == 1:
+            state = answer.state
+            if answer.code == "key_unsettled" or state == "aborted" and deed.keyed and len(deed.changes) == 1:
                 return False  # so this run was; only the key itself tells of runs in earlier lives of the coordinator
             if state in FINAL:
                 deed.told = state

@@ -375,6 +375,8 @@ def test_a_poison_event_parks_its_key_only(flow, act, expected):
     shown = flow.admin.request("GET", f"/v1/dlq/events?id={letter['id']}")
     assert [entry["payload"] for entry in shown.body["dead_letters"]] == [{"n": 1}] and len(shown.body["dead_letters"][0]["history"]) == 4, shown
     assert letter["id"] in command("dlq", "list", coordinator=flow.coordinator).stdout
+    listed = json.loads(command("dlq", "list", "-o", "json", coordinator=flow.coordinator).stdout)  # one document, of both styles
+    assert letter["id"] in [entry["id"] for entry in listed["dead_events"]] and listed["missing"] == [] and "dead_letters" in listed, listed
     assert '"sqlstate": "P0001"' in command("dlq", "show", letter["id"], coordinator=flow.coordinator).stdout
     flow.db["stock"].execute("delete from fail where key = %s", key)
     done = command("dlq", act, letter["id"], "--reason", "mended", coordinator=flow.coordinator)
@@ -532,6 +534,9 @@ def test_the_path_of_a_flow(flow):
     order = [next(n for n, line in enumerate(lines) if word in line) for word in ("order.created", "stock.reserved", "balance.used", "order.confirmed")]
     assert order == sorted(order), shown.stdout
     assert flow.app.request("GET", f"/v1/flows/{saga}").status == 403
+    ca, certificate, key = flow.app.files
+    told = command("saga", "show", saga, "--url", f"https://localhost:{flow.coordinator.address('api')[1]}", "--ca", ca, "--cert", certificate, "--cert-key", key)
+    assert told.returncode == 1 and "administrator" in told.stderr, told
     assert flow.admin.request("GET", f"/v1/flows/{fresh('none')}").status == 404
     flow.agents["balance"].kill()
     wait_until(lambda: [entry["participant"] for entry in flow.admin.request("GET", f"/v1/flows/{saga}").body["missing"]] == ["balance"], 20, "who is away is named")
@@ -547,6 +552,19 @@ def test_what_a_step_emits_belongs_to_its_saga(flow):
     assert {row[0] for name in flow.db for row in flow.db[name].query("select saga from lockstep.event where key = %s", key)} == {answer.saga}
     shown = command("saga", "show", answer.saga, coordinator=flow.coordinator)
     assert shown.returncode == 0 and shown.stdout.index("completed") < shown.stdout.index("order.created") < shown.stdout.index("order.confirmed"), shown
+
+
+def test_what_a_transaction_on_several_databases_emits_is_one_flow(flow):
+    """The events of a 2PC transaction and all that follows bear the transaction's name, wherever they were written, and are drawn as one path."""
+    key, other = fresh("order"), fresh("order")
+    answer = flow.run([{"on": "orders", "do": {"sql": "select place($1, 'tea', 1)", "args": [key]}},
+                       {"on": "balance", "do": {"sql": "select lockstep.emit('balance.refused', $1, '{}')", "args": [other]}}])
+    assert answer.status == 200 and answer.state == "committed", answer
+    flow.wait_end(key, "confirmed")
+    sagas = {name: {row[0] for row in flow.db[name].query("select saga from lockstep.event where key in (%s, %s)", key, other)} for name in flow.db}
+    assert sagas == {name: {answer.gtid} for name in flow.db}, (answer.gtid, sagas)
+    shown = command("saga", "show", answer.gtid, coordinator=flow.coordinator)
+    assert shown.returncode == 0 and all(word in shown.stdout for word in ("order.created", "order.confirmed", "balance.refused")), shown
 
 
 def test_the_list_of_flows(flow):

@@ -251,6 +251,8 @@ def test_saga_stuck_and_decided_about(shared):
     assert listed.returncode == 0 and name in listed.stdout and "22012" in listed.stdout, listed
     shown = local(shared, "dlq", "show", name)
     assert shown.returncode == 5 and "failed attempts: 1" in shown.stdout, shown
+    assert '"sql": "select 1/0"' in shown.stdout, "whoever decides is shown what was to be done"
+    assert local(shared, "dlq", "show", "nothing").stderr.startswith("lockstep dlq show: ")
     assert command("dlq", "skip", name, *tls(shared)).returncode == 1, "an application may not"
     assert local(shared, "dlq", "compensate", name).returncode == 1, "there is no way back"
     assert local(shared, "dlq", "skip", name, "--reason", "done by hand").returncode == 0

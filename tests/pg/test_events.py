@@ -325,6 +325,8 @@ def test_replay_keeps_order_and_passes_the_inbox(handling, act, expected):
         assert deliver(db, position, "bad", position) == "duplicate"
     assert order == expected and effects(db, "bad") == expected
     assert deliver(db, 1, "bad", 1) == "duplicate"
+    assert [db.value(acted, word) for word in ("retry", "skip", "compensate")] == [False] * 3, "what is through has no letter any more"
+    assert due(db) == [] and effects(db, "bad") == expected
 
 
 def test_the_inbox_row_falls_with_its_effect(handling):

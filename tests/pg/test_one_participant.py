@@ -167,6 +167,29 @@ def test_a_repeat_that_never_ran_says_nothing_about_its_key(proxied, how):
     assert proxied.count("orders", key) == 1
 
 
+def test_who_asks_behind_a_202_is_not_told_the_end_of_another_run(proxied):
+    """The same, where the repeat is answered 202 and its client follows the address: its run is aborted, what was asked for under the key is not."""
+    key, word = fresh(), fresh("idem")
+    first = proxied.app.run(put(key, "orders"), key=word)
+    assert first.status == 200 and first.state == "committed", first
+    proxied.coordinator.restart()
+    proxied.wait_ready()
+    proxied.link["orders"].at("work", "drop", up=False, before=proxied.link["orders"].partition)
+    answer = proxied.app.run(put(key, "orders"), key=word, deadline="1s")
+    assert answer.status == 202 and answer.gtid != first.gtid, answer
+    proxied.link["orders"].heal()
+    proxied.wait_ready()
+    last = {}
+
+    def told():
+        last["answer"] = proxied.app.get(answer.gtid)
+        return last["answer"].status != 202
+    wait_until(told, 20, lambda: f"it is settled: {last}")
+    assert last["answer"].status == 503 and last["answer"].code == "key_unsettled", last
+    again = proxied.run(put(key, "orders"), key=word)
+    assert again.status == 200 and again.gtid == first.gtid, again
+
+
 def test_an_abort_behind_the_key_row_is_an_abort(proxied):
     """The key was free when the transaction ran: its abort is the last word, for the key too."""
     key, word = fresh(), fresh("idem")

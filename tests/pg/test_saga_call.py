@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.base import folder, stays_true, wait_until
-from harness.programs import free_port
+from harness.programs import command, free_port
 from harness.service import TABLE, PaymentService
 from harness.system import System, fresh
 from test_crash_points import settle, start_with
@@ -86,6 +86,15 @@ def test_completed_with_its_result(calm):
     assert calm.service.seen(answer.saga, "do")[0][1]["Lockstep-App"] == "app/checkout"
 
 
+def test_the_command_shows_calls_and_kinds_of_one_that_has_ended(calm):
+    answer = saga(calm, [note("orders", fresh("w"), "a"), pay(kind="pivot", undo=False), note("orders", fresh("w"), "c", undo=False)])
+    assert answer.state == "completed", answer
+    shown = calm.app.request("GET", f"/v1/sagas/{answer.saga}")
+    assert [step["kind"] for step in shown.body["steps"]] == ["compensatable", "pivot", "retriable"], shown
+    lines = command("saga", "show", answer.saga, coordinator=calm.coordinator).stdout.splitlines()
+    assert any("call pay" in line and "pivot" in line and "done" in line for line in lines), lines
+
+
 def test_409_is_a_business_error(calm):
     """Its `undo` is called too: a service may have done half of it (S5)."""
     word = fresh("w")
@@ -140,7 +149,7 @@ def test_hung_service(calm):
             hung.append(time.monotonic())
             gate.wait(30)
     calm.service.before = before
-    answer = saga(calm, [note("orders", word, "a"), pay(attempts=2, deadline="200ms")], deadline="600ms", wait=None)
+    answer = saga(calm, [note("orders", word, "a"), pay(attempts=2, deadline="1s")], deadline="3s", wait=None)
     final = ended(calm, answer.saga)
     if final.state == "stuck":  # the attempts were used up before the deadline
         assert calm.admin.request("POST", f"/v1/dlq/{answer.saga}/compensate", {"reason": "test"}).status in (200, 202)

@@ -94,6 +94,22 @@ def test_business_error_is_compensated_in_reverse(calm):
     assert shown.status == 409 and [s["state"] for s in shown.body["steps"]] == ["undone", "undone", "cancelled", "unsent"], shown
 
 
+def test_every_step_that_was_ever_sent_has_its_cancel_row(calm):
+    """S5: also one that answered an error and left no row behind; and before the saga says that it is compensated. Seen by a trigger: the rows go with the end."""
+    database = calm.db["balance"]
+    database.execute("""create table if not exists barrier_seen(saga text, step text, state text); grant insert on barrier_seen to public;
+        create or replace function barrier_see() returns trigger language plpgsql as $$ begin
+          insert into public.barrier_seen values (new.saga, new.step, new.state); return new; end $$;
+        create or replace trigger barrier_see after insert or update on lockstep.barrier for each row execute function barrier_see()""")
+    try:
+        answer = saga(calm, [note("balance", fresh("w"), "a"), fails("balance", undo={"sql": "select 1"})])
+        assert answer.state == "compensated", answer
+        seen = set(database.query("select step, state from barrier_seen where saga = %s", answer.saga))
+    finally:
+        database.execute("drop trigger barrier_see on lockstep.barrier")
+    assert seen == {("a", "done"), ("1", "cancelled"), ("a", "undone")}, seen
+
+
 def test_expect_rows_is_a_business_error(calm):
     word = fresh("w")
     answer = saga(calm, [note("orders", word, "a"),

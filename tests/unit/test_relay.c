@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 
+#include "coordinator/core/saga_policy.h"
 #include "participant/core/relay.h"
 
 /* ------------------------------------------------------------------- a rig */
@@ -82,7 +83,8 @@ static void rig_start(struct rig *rig, const char *subscriber, int64_t stored) {
     assert_non_null(rig->relay);
     rig->now_us = 1000000;
     struct relay_subscriber who = {subscriber, stored};
-    struct relay_event routes = {.kind = REV_ROUTES, .routes = {&who, subscriber != NULL ? 1 : 0, two_handlers, 2, false, false}};
+    struct relay_event routes = {.kind = REV_ROUTES,
+                                 .routes = {&who, subscriber != NULL ? 1 : 0, two_handlers, 2, false, false}};
     step(rig, routes);
     expect(rig, "claim\ndue\n");
     uint64_t due = rig->op;
@@ -498,8 +500,8 @@ static void what_is_not_known_to_be_stored_is_not_passed(void **state) {
     rig_end(&rig);
 }
 
-/* A page has come twice, and the first one's acknowledgement is stored while the second is at work: its rows may be old,
- * and without them the events would be handled again. Simulator, seed 5047955. */
+/* A page has come twice, and the first one's acknowledgement is stored while the second is at work: its rows may be
+ * old, and without them the events would be handled again. Simulator, seed 5047955. */
 static void what_is_at_work_stays_in_the_inbox(void **state) {
     (void)state;
     struct rig rig;
@@ -914,8 +916,9 @@ static void birth(struct world *w, int node) {
         who[s - 1] = (struct relay_subscriber){name_of(s), w->offset[s]};
         if (node != 0 && wants(node, s - 1)) handlers[count++] = (struct relay_handler){type_of(s - 1), "h"};
     }
-    world_step(w, node,
-               (struct relay_event){.kind = REV_ROUTES, .routes = {who, node == 0 ? SUBS : 0, handlers, count, false, false}});
+    world_step(
+        w, node,
+        (struct relay_event){.kind = REV_ROUTES, .routes = {who, node == 0 ? SUBS : 0, handlers, count, false, false}});
     for (int s = 1; node == 0 && s <= SUBS; s++)
         world_step(w, 0, (struct relay_event){.kind = REV_PEER_UP, .peer = name_of(s)});
 }
@@ -1015,8 +1018,20 @@ static void worlds(void **state) {
     for (uint64_t seed = 1; seed <= count; seed++) run_world(seed);
 }
 
+/* The class "publish" stands in the coordinator's table; the agents carry it out. */
+static void the_table_of_errors_says_what_is_done(void **state) {
+    struct relay_config config;
+    const struct saga_policy *policy = saga_policy(SAGA_ERROR_PUBLISH);
+    (void)state;
+    relay_config_defaults(&config);
+    assert_int_equal(policy->attempts, config.attempts_max);
+    assert_int_equal(policy->backoff_min_us, config.backoff_min_us);
+    assert_int_equal(policy->backoff_max_us, config.backoff_max_us);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_table_of_errors_says_what_is_done),
         cmocka_unit_test(nothing_is_claimed_before_it_is_known_who_subscribes),
         cmocka_unit_test(one_page_at_a_time_and_stored_when_acknowledged),
         cmocka_unit_test(what_a_claim_has_found_is_read),
