@@ -1056,7 +1056,9 @@ static void send_route(struct link *link, Lockstep__Route *route) {
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     frame.body_case = LOCKSTEP__FRAME__BODY_ROUTE;
     frame.route = route;
-    (void)send_frame(link, &frame); /* lost: said again at its next Ready */
+    if (send_frame(link, &frame) != LS_OK) { /* said again when it is back */
+        reject(link, "out of memory: what %s wants cannot be sent", route->participant);
+    }
 }
 
 static Lockstep__Route *copy_route(const Lockstep__Route *route) {
@@ -1082,7 +1084,8 @@ static void on_route(struct link *link, const Lockstep__Route *route) {
     }
     Lockstep__Route *copy = copy_route(route);
     if (copy == NULL) {
-        return; /* said again at its next Ready */
+        reject(link, "out of memory: its subscriptions"); /* said again at its next Ready */
+        return;
     }
     if (agents->routes[number] != NULL) {
         lockstep__route__free_unpacked(agents->routes[number], NULL);
@@ -1090,7 +1093,8 @@ static void on_route(struct link *link, const Lockstep__Route *route) {
     agents->routes[number] = copy;
     diag(DIAG_INFO, "subscriptions announced", "participant", route->participant, "address", route->address, "types",
          diag_u64(route->n_types), NULL);
-    for (struct link *other = agents->links; other != NULL; other = other->next) {
+    for (struct link *other = agents->links, *next; other != NULL; other = next) {
+        next = other->next;
         if (other != link && knows_events(other)) {
             send_route(other, copy);
         }
