@@ -215,9 +215,10 @@ static json_t *payload_json(const struct dumping *d, const struct dlog_record *r
         if (m != NULL && m->has_system_id) {
             (void)snprintf(system, sizeof system, "%" PRIu64, m->system_id);
         }
-        o = m == NULL ? NULL
-                      : json_pack("{s:I,s:s,s:s,s:I}", "number", (json_int_t)m->number, "name", m->name, "system_id",
-                                  system, "timeline", (json_int_t)m->timeline);
+        o = m == NULL
+                ? NULL
+                : json_pack("{s:I,s:s,s:s,s:I,s:I}", "number", (json_int_t)m->number, "name", m->name, "system_id",
+                            system, "timeline", (json_int_t)m->timeline, "sightings", (json_int_t)m->n_sightings);
         lockstep__log_participant__free_unpacked(m, NULL);
         break;
     }

@@ -431,6 +431,12 @@ void agents_send_work(struct agents *agents, const struct engine_effect *effect)
     pass_sent_point(link, FP_coord_work_sent);
 }
 
+static uint64_t log_durable(const struct host *host) {
+    uint64_t position, chain;
+    dlog_durable(host->log, &position, &chain);
+    return position;
+}
+
 void agents_send_decide(struct agents *agents, const struct engine_effect *effect) {
     const struct txn *txn = effect->txn;
     const struct txn_branch *branch = &txn->branches[effect->branch];
@@ -440,6 +446,9 @@ void agents_send_decide(struct agents *agents, const struct engine_effect *effec
     }
     Lockstep__Decide decide;
     coordmsg_build_decide(effect, &decide);
+    if (decide.commit) {
+        decide.lsn = coordmsg_lsn(link->participant, txn->epoch, txn->sequence, decide.lsn, log_durable(agents->host));
+    }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     frame.body_case = LOCKSTEP__FRAME__BODY_DECIDE;
     frame.decide = &decide;
@@ -526,6 +535,13 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
             is_asked(link, items[i].epoch, items[i].sequence)) {
             continue; /* open: driven to its end anyway */
         }
+        link->proofs[link->proofs_outstanding++] = (struct proof){items[i].epoch, items[i].sequence};
+        const struct registry_sighting *sighting =
+            registry_sighting(link->participant, items[i].epoch, items[i].sequence);
+        if (sighting != NULL && sighting->end > log_durable(host)) {
+            link->proof_us = daemon_now_us();
+            continue; /* it is about to be finished, behind which its position would prove nothing: asked next time */
+        }
         struct ls_gtid gtid = {.epoch = items[i].epoch, .sequence = items[i].sequence};
         (void)snprintf(gtid.coordinator, sizeof gtid.coordinator, "%s", host->conf.name);
         (void)snprintf(gtid.incarnation, sizeof gtid.incarnation, "%s", host->incarnation);
@@ -533,15 +549,15 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
         Lockstep__Decide *decide = list[prove.n_items] = &decides[prove.n_items];
         lockstep__decide__init(decide);
         decide->gtid = gtids[prove.n_items];
-        struct txn_branch_id id = {.timeline = items[i].timeline,
-                                   .system_id = items[i].system_id,
-                                   .xid = items[i].xid,
-                                   .lsn = items[i].lsn,
-                                   .gid = items[i].gid,
-                                   .owner = items[i].owner};
+        struct txn_branch_id id = {
+            .timeline = items[i].timeline,
+            .system_id = items[i].system_id,
+            .xid = items[i].xid,
+            .lsn = coordmsg_lsn(link->participant, items[i].epoch, items[i].sequence, items[i].lsn, log_durable(host)),
+            .gid = items[i].gid,
+            .owner = items[i].owner};
         coordmsg_build_commit(&id, decide);
         prove.n_items++;
-        link->proofs[link->proofs_outstanding++] = (struct proof){items[i].epoch, items[i].sequence};
     }
     if (prove.n_items == 0) {
         return;
@@ -933,7 +949,12 @@ static void ask_engine(struct link *link, uint64_t token, uint32_t index, const 
         event.inquiry.kept_branches = ids;
         event.inquiry.kept_branch_count = coordmsg_branches(record, ids);
     }
+    const struct txn_branch_id *asked = coordmsg_branch_asked(txn, &event);
     host_step(host, &event);
+    if (agents->verdict_there && agents->verdict == VERDICT_IS_COMMIT && asked != NULL) {
+        agents->verdict =
+            coordmsg_sight(link->hello, asked, item, gtid, log_durable(host), host_log_room(host), link->participant);
+    }
     if (txn == NULL && link->agents->verdict == VERDICT_IS_PENDING) {
         /* Crash: not everybody has joined, nothing was presumed: the next life waits as long again. */
         (void)failpoint_hit(FP_coord_presume_waits);
@@ -960,6 +981,22 @@ static enum verdict judge_item(struct link *link, uint64_t token, uint32_t index
     return agents->verdict;
 }
 
+/* What this inquiry has shown to be prepared on a later timeline than its vote's goes into the log; the sweep asks
+ * again. */
+static void log_sightings(struct link *link) {
+    struct ls_error err;
+    uint64_t end = 0;
+    if (!registry_sightings_new(link->participant)) {
+        return;
+    }
+    if (host_log_participant(link->agents->host, link->participant, &end, &err) != LS_OK) {
+        diag(DIAG_WARN, "what is prepared on a new timeline cannot be recorded yet", "participant",
+             link->participant->name, "error", err.text, NULL);
+        end = 0;
+    }
+    registry_sightings_logged(link->participant, end);
+}
+
 static void on_inquiry(struct link *link, const Lockstep__Inquiry *inquiry) {
     /* Crash: it will be asked again, and the log answers the same. */
     (void)failpoint_hit(FP_coord_inquiry_received);
@@ -979,6 +1016,7 @@ static void on_inquiry(struct link *link, const Lockstep__Inquiry *inquiry) {
         items[i].xid = item->xid;
         items[i].verdict = coordmsg_verdict(judge_item(link, inquiry->token, (uint32_t)i, item));
     }
+    log_sightings(link);
     Lockstep__Answer answer = LOCKSTEP__ANSWER__INIT;
     answer.token = inquiry->token;
     answer.n_items = inquiry->n_items;

@@ -195,6 +195,63 @@ Lockstep__Verdict coordmsg_verdict(enum verdict verdict) {
     return LOCKSTEP__VERDICT__VERDICT_PENDING;
 }
 
+/* -------------------------------------------------------------- sightings */
+
+const struct txn_branch_id *coordmsg_branch_asked(const struct txn *txn, const struct engine_event *event) {
+    for (uint32_t i = 0; i < event->inquiry.kept_branch_count; i++) {
+        const struct txn_branch_id *id = &event->inquiry.kept_branches[i];
+        if (id->participant == event->inquiry.participant && id->xid == event->inquiry.xid) {
+            return id;
+        }
+    }
+    for (uint32_t i = 0; txn != NULL && i < txn->branch_count; i++) {
+        const struct txn_branch_id *id = &txn->branches[i].id;
+        if (id->participant == event->inquiry.participant && id->xid == event->inquiry.xid) {
+            return id;
+        }
+    }
+    return NULL;
+}
+
+/* Where the timeline of its vote ended, if it is listed on a later one and its position lies behind that end. What the
+ * agent asks about comes from the history of its Hello: it greets again when that changes. */
+static bool is_sighted(const Lockstep__Hello *hello, const struct txn_branch_id *id, const Lockstep__InquiryItem *item,
+                       uint64_t *ret_lsn) {
+    bool here = id->system_id == item->system_id && item->system_id == hello->system_id &&
+                item->timeline == hello->timeline && id->timeline != item->timeline;
+    for (size_t i = 0; here && i < hello->n_history; i++) {
+        if (hello->history[i]->timeline == id->timeline) {
+            *ret_lsn = hello->history[i]->lsn;
+            return id->lsn > *ret_lsn;
+        }
+    }
+    return false;
+}
+
+enum verdict coordmsg_sight(const Lockstep__Hello *hello, const struct txn_branch_id *id,
+                            const Lockstep__InquiryItem *item, const struct ls_gtid *gtid, uint64_t durable,
+                            uint64_t room, struct registry_participant *participant) {
+    uint64_t lsn;
+    if ((item->has_vanished && item->vanished) || !is_sighted(hello, id, item, &lsn)) {
+        return VERDICT_IS_COMMIT;
+    }
+    const struct registry_sighting *known = registry_sighting(participant, gtid->epoch, gtid->sequence);
+    if (known != NULL && known->lsn <= lsn) {
+        return known->end <= durable ? VERDICT_IS_COMMIT : VERDICT_IS_PENDING;
+    }
+    uint64_t need = LS_PARTICIPANT_MAX + 128 + (participant->sighting_count + 1) * (uint64_t)COORDMSG_SIGHTING_MAX;
+    if (room < need || registry_sight(participant, gtid->epoch, gtid->sequence, lsn, REGISTRY_NOT_LOGGED) != LS_OK) {
+        return VERDICT_IS_COMMIT; /* a false alarm later is better than locks that stay */
+    }
+    return VERDICT_IS_PENDING;
+}
+
+uint64_t coordmsg_lsn(const struct registry_participant *participant, uint32_t epoch, uint64_t sequence,
+                      uint64_t voted_lsn, uint64_t durable) {
+    const struct registry_sighting *known = registry_sighting(participant, epoch, sequence);
+    return known != NULL && known->end <= durable && known->lsn < voted_lsn ? known->lsn : voted_lsn;
+}
+
 /* ----------------------------------------------------------------- Decide */
 
 void coordmsg_build_commit(const struct txn_branch_id *id, Lockstep__Decide *decide) {
@@ -292,6 +349,18 @@ size_t coordmsg_pack_participant(const struct registry_participant *participant,
     record.timeline = participant->timeline;
     record.has_changed_epoch = participant->changed_epoch != 0;
     record.changed_epoch = participant->changed_epoch;
+    Lockstep__LogSighting sightings[LS_SIGHTINGS_MAX], *list[LS_SIGHTINGS_MAX];
+    assert(participant->sighting_count <= LS_SIGHTINGS_MAX);
+    for (uint32_t i = 0; i < participant->sighting_count; i++) {
+        const struct registry_sighting *from = &participant->sightings[i];
+        list[i] = &sightings[i];
+        lockstep__log_sighting__init(list[i]);
+        list[i]->epoch = from->epoch;
+        list[i]->sequence = from->sequence;
+        list[i]->lsn = from->lsn;
+    }
+    record.n_sightings = participant->sighting_count;
+    record.sightings = list;
     assert(lockstep__log_participant__get_packed_size(&record) <= COORDMSG_PARTICIPANT_MAX);
     return lockstep__log_participant__pack(&record, payload);
 }

@@ -44,10 +44,23 @@ uint32_t coordmsg_branches(const Lockstep__LogCommit *record,
                            struct txn_branch_id ids[LS_PARTICIPANTS_PER_TXN_CEILING]);
 Lockstep__Verdict coordmsg_verdict(enum verdict verdict);
 
+/* The listed branch that the inquiry is about, in the decision as it was read back or as memory has it; NULL: none. */
+const struct txn_branch_id *coordmsg_branch_asked(const struct txn *txn, const struct engine_event *event);
+/* The engine says COMMIT. Is the branch listed on a later timeline than that of its vote, though its position there
+ * lies behind the switch? Then that must be durable before it is finished, or a later proof would call it lost: PENDING
+ * until then. It is remembered as not logged yet, if `room` (bytes of the log) is enough for it: nothing decided is
+ * held up by a full disk. */
+enum verdict coordmsg_sight(const Lockstep__Hello *hello, const struct txn_branch_id *id,
+                            const Lockstep__InquiryItem *item, const struct ls_gtid *gtid, uint64_t durable,
+                            uint64_t room, struct registry_participant *participant);
+
 /* ---- effects become frames */
 
 /* EF_SEND_DECIDE. */
 void coordmsg_build_decide(const struct engine_effect *effect, Lockstep__Decide *decide);
+/* The position up to which the branch of this decision is known to lie: its vote's, or a durable sighting's. */
+uint64_t coordmsg_lsn(const struct registry_participant *participant, uint32_t epoch, uint64_t sequence,
+                      uint64_t voted_lsn, uint64_t durable);
 /* COMMIT for one branch; the gtid is the caller's. Also an item of Prove. */
 void coordmsg_build_commit(const struct txn_branch_id *id, Lockstep__Decide *decide);
 /* Is the participant told about its branch anyway until it answers? A branch that was finished before the history
@@ -57,7 +70,9 @@ bool coordmsg_is_driven(const struct engine *engine, uint32_t participant, uint3
 /* ---- effects become log records: the payload's length */
 
 #define COORDMSG_HAZARD_MAX (LS_REASON_MAX + 128)
-#define COORDMSG_PARTICIPANT_MAX (LS_PARTICIPANT_MAX + 64)
+#define COORDMSG_SIGHTING_MAX 32u
+#define COORDMSG_PARTICIPANT_MAX (LS_PARTICIPANT_MAX + 64 + LS_SIGHTINGS_MAX * COORDMSG_SIGHTING_MAX)
+_Static_assert(COORDMSG_PARTICIPANT_MAX + 64 <= LS_LOG_RECORD_MAX, "a participant's record fits");
 size_t coordmsg_pack_decision(const struct txn *txn, const char *app, uint64_t unix_ms,
                               uint8_t payload[LS_LOG_RECORD_MAX]);
 size_t coordmsg_pack_hazard(const struct engine_effect *effect, uint8_t payload[COORDMSG_HAZARD_MAX]);

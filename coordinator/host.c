@@ -125,14 +125,19 @@ static void log_hazard(struct host *host, const struct engine_effect *effect) {
     host_force(host);
 }
 
+/* Room that is promised to transactions is not for newcomers. */
+uint64_t host_log_room(struct host *host) {
+    struct engine_stats stats;
+    engine_stats(host->engine, &stats);
+    uint64_t room = dlog_room(host->log);
+    return room > stats.log_reserved_bytes ? room - stats.log_reserved_bytes : 0;
+}
+
 enum ls_status host_log_participant(struct host *host, const struct registry_participant *participant,
                                     uint64_t *ret_end, struct ls_error *err) {
     uint8_t payload[COORDMSG_PARTICIPANT_MAX];
     size_t length = coordmsg_pack_participant(participant, payload);
-    /* Room that is promised to transactions is not for newcomers. */
-    struct engine_stats stats;
-    engine_stats(host->engine, &stats);
-    if (dlog_room(host->log) < stats.log_reserved_bytes + sizeof payload + 64) {
+    if (host_log_room(host) < length + 64) {
         return ls_fail(err, LS_ERR_FULL, "no room in the decision log for participant %s", participant->name);
     }
     uint64_t position;
@@ -689,6 +694,12 @@ static enum ls_status fill_registry(struct host *host, const struct recovery *re
         to->system_id = from->system_id;
         to->timeline = from->timeline;
         to->changed_epoch = from->changed_epoch;
+        for (size_t s = 0; s < from->sighting_count; s++) {
+            const struct recovery_sighting *seen = &from->sightings[s];
+            if (registry_sight(to, seen->epoch, seen->sequence, seen->lsn, 0) != LS_OK) {
+                return ls_fail(err, LS_ERR_NOMEM, "out of memory");
+            }
+        }
     }
     for (size_t i = 0; i < recovery_acceptance_count(recovery); i++) {
         if (registry_accept(host->registry, recovery_acceptance(recovery, i)) != LS_OK) {

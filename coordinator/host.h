@@ -109,6 +109,8 @@ void host_cancel(struct host *host, uint32_t epoch, uint64_t sequence, const cha
 void host_force(struct host *host);
 /* The log has failed: says so and ends the process with 74. */
 void host_log_failed(const char *what, const struct ls_error *err) __attribute__((noreturn));
+/* Bytes of the log that are not promised to anybody. */
+uint64_t host_log_room(struct host *host);
 /* Appends a registry record; *ret_end: it is durable once the log is durable up to there. Stops the process when the
  * log has failed. */
 enum ls_status host_log_participant(struct host *host, const struct registry_participant *participant,

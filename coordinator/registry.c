@@ -28,6 +28,7 @@ void registry_free(struct registry *registry) {
         return;
     }
     for (uint32_t i = 1; i <= registry->highest; i++) {
+        if (registry->by_number[i] != NULL) free(registry->by_number[i]->sightings);
         free(registry->by_number[i]);
     }
     for (size_t i = 0; i < registry->acceptance_count; i++) free(registry->acceptances[i]);
@@ -110,6 +111,53 @@ uint32_t registry_next_number(const struct registry *registry) {
 
 uint32_t registry_highest(const struct registry *registry) {
     return registry->highest;
+}
+
+/* ---- sightings ---- */
+
+const struct registry_sighting *registry_sighting(const struct registry_participant *participant, uint32_t epoch,
+                                                  uint64_t sequence) {
+    for (uint32_t i = 0; i < participant->sighting_count; i++) {
+        const struct registry_sighting *sighting = &participant->sightings[i];
+        if (sighting->epoch == epoch && sighting->sequence == sequence) return sighting;
+    }
+    return NULL;
+}
+
+static void remove_sighting(struct registry_participant *participant, size_t at) {
+    struct registry_sighting *list = participant->sightings;
+    memmove(list + at, list + at + 1, (--participant->sighting_count - at) * sizeof *list);
+}
+
+enum ls_status registry_sight(struct registry_participant *participant, uint32_t epoch, uint64_t sequence, uint64_t lsn,
+                              uint64_t end) {
+    const struct registry_sighting *earlier = registry_sighting(participant, epoch, sequence);
+    if (earlier != NULL) {
+        remove_sighting(participant, (size_t)(earlier - participant->sightings));
+    } else if (participant->sighting_count == LS_SIGHTINGS_MAX) {
+        remove_sighting(participant, 0);
+    }
+    struct registry_sighting *grown =
+        realloc(participant->sightings, (participant->sighting_count + 1) * sizeof *participant->sightings);
+    if (grown == NULL) return LS_ERR_NOMEM;
+    participant->sightings = grown;
+    grown[participant->sighting_count++] =
+        (struct registry_sighting){.epoch = epoch, .sequence = sequence, .lsn = lsn, .end = end};
+    return LS_OK;
+}
+
+bool registry_sightings_new(const struct registry_participant *participant) {
+    uint32_t count = participant->sighting_count; /* the newest stand at the end */
+    return count > 0 && participant->sightings[count - 1].end == REGISTRY_NOT_LOGGED;
+}
+
+void registry_sightings_logged(struct registry_participant *participant, uint64_t end) {
+    for (; registry_sightings_new(participant) && end == 0; participant->sighting_count--) {
+    }
+    for (uint32_t i = 0; i < participant->sighting_count; i++) {
+        struct registry_sighting *sighting = &participant->sightings[i];
+        sighting->end = sighting->end == REGISTRY_NOT_LOGGED ? end : sighting->end;
+    }
 }
 
 /* ---- identities ---- */

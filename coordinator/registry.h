@@ -15,6 +15,15 @@
 #include "lockstep/limits.h"
 #include "lockstep/status.h"
 
+/* A decided branch that was seen prepared on a later timeline than that of its vote: its record there lies at or before
+ * `lsn`, whatever the vote's own position, an upper bound, says (docs/protocol.md, Proof). */
+struct registry_sighting {
+    uint32_t epoch;
+    uint64_t sequence, lsn;
+    uint64_t end; /* it is durable when the log is, up to here; REGISTRY_NOT_LOGGED: not appended yet */
+};
+#define REGISTRY_NOT_LOGGED UINT64_MAX
+
 struct registry_participant {
     uint32_t number;
     char name[LS_PARTICIPANT_MAX + 1];
@@ -25,6 +34,8 @@ struct registry_participant {
      * dead. */
     uint32_t changed_epoch;
     char accepted_incarnation[LS_INCARNATION_LEN + 1]; /* "" or what an operator accepted (coordinator/accept.h) */
+    struct registry_sighting *sightings;               /* oldest first */
+    uint32_t sighting_count;
     /* of the newest link, for display; "" while none was seen in this life */
     char server_version[32], database[64];
 };
@@ -40,6 +51,17 @@ enum ls_status registry_add(struct registry *registry, uint32_t number, const ch
                             struct registry_participant **ret_participant, struct ls_error *err) LS_MUST_CHECK;
 /* "<participant> <incarnation>" (recovery_accept_subject): taken over by the participant, now or when it joins. */
 enum ls_status registry_accept(struct registry *registry, const char *subject) LS_MUST_CHECK;
+/* Remembers a sighting, instead of an earlier one of the branch. At most LS_SIGHTINGS_MAX: the oldest gives way.
+ * LS_ERR_NOMEM. */
+enum ls_status registry_sight(struct registry_participant *participant, uint32_t epoch, uint64_t sequence, uint64_t lsn,
+                              uint64_t end) LS_MUST_CHECK;
+/* NULL when there is none. */
+const struct registry_sighting *registry_sighting(const struct registry_participant *participant, uint32_t epoch,
+                                                  uint64_t sequence);
+/* What was not logged yet was appended up to `end`; 0: it could not be, and is forgotten. */
+void registry_sightings_logged(struct registry_participant *participant, uint64_t end);
+/* Is there any that was not logged yet? */
+bool registry_sightings_new(const struct registry_participant *participant);
 /* NULL when there is none. */
 struct registry_participant *registry_by_number(const struct registry *registry, uint32_t number);
 struct registry_participant *registry_by_name(const struct registry *registry, const char *name);

@@ -82,6 +82,9 @@ void recovery_free(struct recovery *r) {
         free(r->acceptances[i]);
     }
     free(r->acceptances);
+    for (size_t i = 0; i < r->participant_count; i++) {
+        free(r->participants[i].sightings);
+    }
     free(r->buckets);
     free(r->participants);
     free(r->keys);
@@ -324,6 +327,22 @@ static enum ls_status take_acceptance(struct recovery *r, const char *subject, s
     return LS_OK;
 }
 
+/* The newest record holds the whole list. */
+static enum ls_status take_sightings(struct recovery_participant *p, const Lockstep__LogParticipant *record) {
+    struct recovery_sighting *list = calloc(record->n_sightings + 1, sizeof *list);
+    if (list == NULL) {
+        return LS_ERR_NOMEM;
+    }
+    for (size_t i = 0; i < record->n_sightings; i++) {
+        const Lockstep__LogSighting *from = record->sightings[i];
+        list[i] = (struct recovery_sighting){.epoch = from->epoch, .sequence = from->sequence, .lsn = from->lsn};
+    }
+    free(p->sightings);
+    p->sightings = list;
+    p->sighting_count = record->n_sightings;
+    return LS_OK;
+}
+
 static enum ls_status on_participant(struct recovery *r, uint64_t position, const uint8_t *payload, size_t length,
                                      struct ls_error *err) {
     struct frame_memory memory;
@@ -335,7 +354,7 @@ static enum ls_status on_participant(struct recovery *r, uint64_t position, cons
     enum ls_status status = LS_OK;
     if (!sound || (p != NULL && p->name[0] != '\0' && strcmp(p->name, record->name) != 0)) {
         status = senseless(&memory, "participant", position, err);
-    } else if (p == NULL) {
+    } else if (p == NULL || take_sightings(p, record) != LS_OK) {
         status = ls_fail(err, LS_ERR_NOMEM, "replaying the log");
     } else {
         bool new = p->name[0] == '\0';

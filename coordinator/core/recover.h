@@ -15,6 +15,12 @@
 #include "lockstep/log_types.h"
 #include "lockstep/status.h"
 
+/* See registry.h and LogSighting. */
+struct recovery_sighting {
+    uint32_t epoch;
+    uint64_t sequence, lsn;
+};
+
 struct recovery_participant {
     uint32_t number;
     char name[LS_PARTICIPANT_MAX + 1];
@@ -22,6 +28,8 @@ struct recovery_participant {
     uint32_t timeline;
     uint32_t changed_epoch;                            /* 0: its history never changed */
     char accepted_incarnation[LS_INCARNATION_LEN + 1]; /* "" or the lost incarnation an operator accepted for it */
+    struct recovery_sighting *sightings;               /* oldest first */
+    size_t sighting_count;
 };
 
 struct recovery;

@@ -96,6 +96,7 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_SEGMENT_BYTES_MAX (1u << 30)
 #define LS_DEFAULT_RETENTION_S 86400u                /* log.retention, seconds of recorded running time */
 #define LS_DEFAULT_LOG_BYTES_MAX ((uint64_t)4 << 30) /* log.max_size */
+#define LS_SIGHTINGS_MAX 1000u                       /* of one participant, in its record; the oldest give way */
 #define LS_LOG_RECORD_MAX (64u << 10)                /* bytes of one record, header included */
 #define LS_MARK_IDLE_MS 1000u                        /* a durable mark follows within this of idleness */
 

@@ -203,7 +203,7 @@ void drive_on_prove(struct agent *a, struct agent_branch *b, const struct agent_
 void drive_on_key(struct agent *a, struct agent_branch *b, const struct agent_event *event);
 void drive_on_settled(struct agent *a, struct agent_branch *b, enum agent_settle_result result, const char *app);
 /* A parked branch was listed by a scan: as good as a proof of its own. */
-void drive_on_listed(struct agent *a, struct agent_branch *b, const struct agent_prepared *row,
+bool drive_on_listed(struct agent *a, struct agent_branch *b, const struct agent_prepared *row,
                      const struct agent_server *server);
 /* No scan will say more about it. */
 void drive_prove_parked(struct agent *a, struct agent_branch *b);

@@ -44,20 +44,21 @@ struct agent_branch {
     bool bound_session; /* a worker session may be bound to it */
     bool voted;         /* the last word of a vote was said: nothing more is owed to the coordinator but what it asks */
     bool holds_credit;
-    bool recovered;       /* no live Work stands behind it */
-    bool tell;            /* Done is wanted when it has ended */
-    bool from_verdict;    /* a verdict is about one listed transaction; another under the gid is none of its business */
-    bool forgotten;       /* the log no longer knows how it ended: that it committed is no hazard */
-    bool nameless;        /* the coordinator called it a stranger: its end says nothing about its name */
-    bool other_form;      /* abort of an unknown gtid: the XA form of the gid is to be looked up too */
-    bool finish_broke;    /* the last finish was answered by an internal error of the server */
-    bool finish_stranger; /* FINISHING rolls back a stranger, then the proof goes on */
-    bool stranger;        /* one was rolled back */
-    bool broken;          /* its transaction was ended from inside or outside */
-    bool was_committed;   /* one phase: on an earlier history of the server */
-    bool parked;          /* PROVING: waits for a page of the sweep instead of reading a proof of its own */
-    bool stopped;         /* STOPPING: the backend is gone */
-    bool retried;         /* something had to be tried again */
+    bool recovered;    /* no live Work stands behind it */
+    bool tell;         /* Done is wanted when it has ended */
+    bool from_verdict; /* a verdict is about one listed transaction; another under the gid is none of its business */
+    uint32_t verdict_timeline;       /* from_verdict: where it was listed */
+    bool forgotten;                  /* the log no longer knows how it ended: that it committed is no hazard */
+    bool nameless;                   /* the coordinator called it a stranger: its end says nothing about its name */
+    bool other_form;                 /* abort of an unknown gtid: the XA form of the gid is to be looked up too */
+    bool finish_broke;               /* the last finish was answered by an internal error of the server */
+    bool finish_stranger;            /* FINISHING rolls back a stranger, then the proof goes on */
+    bool stranger;                   /* one was rolled back */
+    bool broken;                     /* its transaction was ended from inside or outside */
+    bool was_committed;              /* one phase: on an earlier history of the server */
+    bool parked;                     /* PROVING: waits for a page of the sweep instead of reading a proof of its own */
+    bool stopped;                    /* STOPPING: the backend is gone */
+    bool retried;                    /* something had to be tried again */
     bool counts_worker, counts_slot; /* against the credits, see table_count() */
     uint64_t prepared_us;
     uint32_t asked_cycle; /* of the sweep that last asked about it */

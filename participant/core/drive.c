@@ -668,7 +668,8 @@ static void proved_for_abort(struct agent *a, struct agent_branch *b, const stru
         return;
     case AGENT_PROOF_COMMITTED:
         if (b->forgotten)
-            end(a, b, AGENT_DONE_COMMITTED, "committed by another agent, longer ago than the coordinator's log remembers");
+            end(a, b, AGENT_DONE_COMMITTED,
+                "committed by another agent, longer ago than the coordinator's log remembers");
         else
             end(a, b, AGENT_DONE_HAZARD, "aborted, but an outside hand has committed it");
         return;
@@ -699,9 +700,28 @@ static void enter_quarantine(struct agent *a, const struct agent_proof_seen *see
     if (a->link != 0) link_drop(a, "the server's history lacks what it has answered for");
 }
 
-static void proof_seen(struct agent *a, struct agent_branch *b, const struct agent_proof_seen *seen) {
+/*
+ * Prepared on a timeline on which, by its recorded position, it could not be: that position is an upper bound. Once it
+ * is finished here nobody could tell it from one that was lost. So it is not finished on the word that names that
+ * position; the sweep asks, and the coordinator, which keeps in its log where it was seen, says so again.
+ */
+static void ask_first(struct agent *a, struct agent_branch *b) {
+    b->nameless = true; /* nothing has ended */
+    forget(a, b, ENDED_ABORTED);
+    a->sweep_left = true;
+    if (!a->sweeping && a->sweep_us != AGENT_NEVER && a->sweep_us > a->now_us + SWEEP_AGAIN_US)
+        a->sweep_us = a->now_us + SWEEP_AGAIN_US;
+}
+
+/* False: it is not acted upon but asked about. */
+static bool proof_seen(struct agent *a, struct agent_branch *b, const struct agent_proof_seen *seen) {
     struct agent_proven proven = agent_proof_judge(&b->bound, seen);
     bool quarantine = proven.quarantine && !a->quarantined;
+    bool said_here = b->from_verdict && b->verdict_timeline == seen->server.timeline;
+    if (proven.behind && b->goal == AGENT_GOAL_COMMIT && !said_here) {
+        ask_first(a, b);
+        return false;
+    }
     if (proven.stranger && !b->from_verdict) /* a verdict is not about the stranger: the sweep will ask */
         finish_stranger(a, b, seen);
     else if (b->goal == AGENT_GOAL_COMMIT)
@@ -709,26 +729,29 @@ static void proof_seen(struct agent *a, struct agent_branch *b, const struct age
     else
         proved_for_abort(a, b, &proven, seen);
     if (quarantine) enter_quarantine(a, seen, proven.why);
+    return true;
 }
 
 void drive_on_prove(struct agent *a, struct agent_branch *b, const struct agent_event *event) {
     assert(b->state == AGB_PROVING && !b->parked);
     if (event->prove.ok)
-        proof_seen(a, b, &event->prove.seen);
+        (void)proof_seen(a, b, &event->prove.seen);
     else
         try_later(a, b);
 }
 
-void drive_on_listed(struct agent *a, struct agent_branch *b, const struct agent_prepared *row,
+bool drive_on_listed(struct agent *a, struct agent_branch *b, const struct agent_prepared *row,
                      const struct agent_server *server) {
     struct agent_proof_seen seen = {.listed = true,
                                     .listed_xid = row->xid,
                                     .listed_owner = row->owner,
                                     .status = AGENT_XACT_UNKNOWN,
-                                    .server = *server};
+                                    .server = *server,
+                                    .history = a->history,
+                                    .history_count = a->history_count};
     assert(b->state == AGB_PROVING && b->parked && (b->bound.xid == 0 || b->bound.xid == row->xid));
     b->parked = false;
-    proof_seen(a, b, &seen);
+    return proof_seen(a, b, &seen);
 }
 
 /* -------------------------------------------------------------------------- Work */
@@ -929,10 +952,18 @@ static void commit_unknown(struct agent *a, const struct agent_decide *decide, c
  */
 static void finish_ours(struct agent *a, struct agent_branch *b) {
     assert(b->state == AGB_PREPARED && b->goal != AGENT_GOAL_NONE);
-    if (a->now_us - b->prepared_us <= LISTING_FRESH_US)
+    bool same_timeline = b->bound.timeline == a->server.timeline;
+    if (same_timeline && a->now_us - b->prepared_us <= LISTING_FRESH_US)
         finish(a, b, b->goal == AGENT_GOAL_COMMIT, b->bound.xid, b->owner);
     else
         prove(a, b);
+}
+
+/* The coordinator knows by now that the branch lies farther in front. */
+static void learn_position(struct agent_branch *b, const struct agent_identity *identity) {
+    if (b->bound.xid == identity->xid && b->bound.system_id == identity->system_id &&
+        b->bound.timeline == identity->timeline && identity->lsn != 0 && identity->lsn < b->bound.lsn)
+        b->bound.lsn = identity->lsn;
 }
 
 static void commit_prepared(struct agent *a, struct agent_branch *b, const struct agent_decide *decide) {
@@ -940,6 +971,7 @@ static void commit_prepared(struct agent *a, struct agent_branch *b, const struc
     b->tell = true;
     if (b->bound.xid == decide->identity.xid && b->bound.system_id == decide->identity.system_id &&
         strcmp(b->gid, decide->gid) == 0) {
+        learn_position(b, &decide->identity);
         finish_ours(a, b);
         return;
     }
@@ -960,9 +992,10 @@ static void on_commit(struct agent *a, const struct agent_decide *decide, const 
         return;
     case AGB_PROVING:
     case AGB_FINISHING:
-        if (b->goal == AGENT_GOAL_COMMIT)
+        if (b->goal == AGENT_GOAL_COMMIT) {
             b->tell = true;
-        else if (!b->from_verdict || b->bound.xid == decide->identity.xid)
+            learn_position(b, &decide->identity);
+        } else if (!b->from_verdict || b->bound.xid == decide->identity.xid)
             contradiction(a, b->gtid, "told to commit a branch that was aborted");
         /* else: a stranger under this gid is being rolled back first; the decision is repeated. */
         return;
@@ -1124,6 +1157,7 @@ static void verdict_on_ours(struct agent *a, struct agent_branch *b, const struc
     b->goal = verdict == AGENT_VERDICT_COMMIT ? AGENT_GOAL_COMMIT : AGENT_GOAL_ABORT;
     b->tell = verdict == AGENT_VERDICT_COMMIT;
     b->from_verdict = true;
+    b->verdict_timeline = a->scan_server.timeline;
     b->nameless = verdict == AGENT_VERDICT_STRANGER;
     b->forgotten = verdict == AGENT_VERDICT_FORGOTTEN;
     park(a, b); /* its page is about to be read again */
@@ -1158,6 +1192,7 @@ void drive_on_verdict(struct agent *a, const struct sweep_item *item, enum agent
                                       .lsn = a->scan_server.flush_lsn};
     bind(b, &identity, item->gid, item->owner);
     b->from_verdict = true;
+    b->verdict_timeline = a->scan_server.timeline;
     b->nameless = verdict == AGENT_VERDICT_STRANGER;
     b->tell = verdict == AGENT_VERDICT_COMMIT;
     park(a, b); /* its page is about to be read again */

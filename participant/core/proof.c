@@ -67,9 +67,14 @@ static struct agent_proven judge_history(const struct agent_identity *recorded, 
         proven.quarantine = true;
         return proven;
     }
-    if (listed) return answer(AGENT_PROOF_PREPARED, "listed as prepared");
-    if (!agent_proof_in_history(recorded->timeline, recorded->lsn, server, seen->history, seen->history_count))
-        return answer(AGENT_PROOF_LOST, "the server has left the timeline before the branch was prepared");
+    bool behind =
+        !agent_proof_in_history(recorded->timeline, recorded->lsn, server, seen->history, seen->history_count);
+    if (listed) {
+        proven = answer(AGENT_PROOF_PREPARED, "listed as prepared");
+        proven.behind = behind;
+        return proven;
+    }
+    if (behind) return answer(AGENT_PROOF_LOST, "the server has left the timeline before the branch was prepared");
     return judge_status(seen->status);
 }
 

@@ -22,6 +22,7 @@ enum agent_proof {
 struct agent_proven {
     enum agent_proof proof;
     bool stranger;   /* the gid is listed, but for another transaction than the recorded one */
+    bool behind;     /* PREPARED, but by its recorded position it would not be there: that is only an upper bound */
     bool quarantine; /* the server's history ends before something it has answered for: it must not get work */
     const char *why; /* constant text */
 };

@@ -156,8 +156,7 @@ static bool unpark(struct agent *a, const struct agent_prepared *row, const stru
     struct agent_branch *b = parse_row(a, row, &id) ? table_find(a, &id) : NULL;
     if (b == NULL || !b->parked || strcmp(b->gid, row->gid) != 0) return false;
     if (b->bound.xid != 0 && b->bound.xid != row->xid) return false; /* a stranger: the proof must see more than this */
-    drive_on_listed(a, b, row, server);
-    return true;
+    return drive_on_listed(a, b, row, server);
 }
 
 /* Not something that is being worked on here. */

@@ -254,6 +254,49 @@ def test_failover_that_lost_a_commit():
         pair.close()
 
 
+def test_failover_between_prepare_and_the_position_of_its_vote():
+    """A vote's position is read behind PREPARE, when others have flushed more: an upper bound. The failover keeps the branch, but by that position it
+    would be lost. It is committed there; then the coordinator dies before it has noted the new timeline, and proves the branch again: no hazard."""
+    pair = Pair(synchronous=False)
+    try:
+        system, key = pair.system, fresh()
+        system.alive()
+        wait_for_nobody(pair.primary)
+        rule = system.link["orders"].at("decide", "hold", up=False)
+        future = system.app.run_later(put(key, *NAMES), wait="decided", deadline="30s")
+        wait_until(lambda: system.db["orders"].prepared(), 10, "PREPARE waits for a standby that is not there")
+        with pair.primary.connect("postgres") as session:
+            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
+                       10, "the standby has the prepared branch")
+        pair.standby.stop()  # it gets nothing more, the primary goes on
+        with pair.primary.connect("postgres") as session:
+            session.execute("set synchronous_commit = local")
+            session.execute("create table only_here as select generate_series(1, 1000)")
+        pair.primary.set(synchronous_standby_names="''")
+        answer = future.result()
+        assert answer.status == 200, answer
+        rule.wait_hit()
+        system.coordinator.restart(fail="coord_history_proved=kill")  # at the failover that follows
+        pair.primary.kill()
+        pair.standby.start()
+        pair.fail_over()
+        rule.release()
+        wait_until(lambda: system.coordinator.process.poll() is not None, 40, "the coordinator dies when all is proved")
+        system.coordinator.reap()
+        system.agents["orders"].kill()  # and with it what it remembers
+        system.coordinator.start()
+        system.agents["orders"].start()
+        system.wait_ready(30)
+        wait_until(lambda: system.coordinator.log_has("INFO", "are proved on the server's new history"), 30, "all is proved again")
+        known = system.app.get(answer.gtid, for_="applied", timeout="10s")
+        assert known.state == "committed" and known.applied is True, known
+        assert not system.coordinator.log_has("ERROR", "hazard") and not system.coordinator.log_has("WARN", "hazard")
+        system.agree(key, NAMES, "committed")
+        system.alive()
+    finally:
+        pair.close()
+
+
 def test_failover_while_the_log_cannot_be_read():
     """Proving the kept decisions on the new history fails at first (an old segment of the log cannot be read): it is tried again by itself."""
     pair = Pair(synchronous=False, coordinator={"log": {"segment_size": "64KiB"}})

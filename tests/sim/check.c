@@ -351,6 +351,10 @@ void check_hazard_reported(struct world *world, uint32_t epoch, uint64_t sequenc
     if (!t->excused) {
         world_wrong(world, "%s is called a hazard at p%u and nobody touched it", t->gtid, participant + 1);
     }
+    const struct branch *b = &t->branches[participant];
+    if (b->state == COMMITTED && !b->outside && !t->past) { /* lost by a failover, prepared again, and committed */
+        world_wrong(world, "%s is called a hazard at p%u, where it is committed", t->gtid, participant + 1);
+    }
     t->branches[participant].hazard = true;
     sim_coverage.hazards++;
 }

@@ -346,14 +346,19 @@ static void log_hazard(struct world *world, const struct engine_effect *e) {
     check_hazard_reported(world, e->hazard.epoch, e->hazard.sequence, (uint32_t)(entry->name[1] - '1'));
 }
 
+static uint64_t log_room(struct sim_coord *c) {
+    struct engine_stats stats;
+    engine_stats(c->engine, &stats);
+    uint64_t room = dlog_room(c->log);
+    return room > stats.log_reserved_bytes ? room - stats.log_reserved_bytes : 0;
+}
+
 static bool log_participant(struct world *world, const struct registry_participant *p, uint64_t *ret_end) {
     struct sim_coord *c = world->coord;
     uint8_t payload[COORDMSG_PARTICIPANT_MAX];
     size_t length = coordmsg_pack_participant(p, payload);
-    struct engine_stats stats;
-    engine_stats(c->engine, &stats);
     uint64_t position;
-    if (dlog_room(c->log) < stats.log_reserved_bytes + sizeof payload + 64 ||
+    if (log_room(c) < length + 64 ||
         dlog_append(c->log, DLOG_PARTICIPANT, payload, length, &position, ret_end) != LS_OK) {
         return false;
     }
@@ -620,6 +625,9 @@ static void send_decide(struct world *world, const struct engine_effect *e) {
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     Lockstep__Decide decide;
     coordmsg_build_decide(e, &decide);
+    if (decide.commit) {
+        decide.lsn = coordmsg_lsn(link->entry, txn->epoch, txn->sequence, decide.lsn, c->fence_position);
+    }
     frame.body_case = LOCKSTEP__FRAME__BODY_DECIDE;
     frame.decide = &decide;
     world_trace(world, actor(world), "Decide", "%s p%u %s", txn->gtid, participant_index(c, branch->participant) + 1,
@@ -1320,6 +1328,10 @@ static enum ls_status on_kept(void *context, const struct dlog_record *record) {
         assert(link->proof_count < PROOFS_MAX);
         link->proofs[link->proof_count].epoch = commit->epoch;
         link->proofs[link->proof_count++].sequence = commit->sequence;
+        const struct registry_sighting *sighting = registry_sighting(link->entry, commit->epoch, commit->sequence);
+        if (sighting != NULL && sighting->end > search->world->coord->fence_position) {
+            continue; /* asked next time, as in agents.c */
+        }
         Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
         Lockstep__Prove prove = LOCKSTEP__PROVE__INIT;
         Lockstep__Decide item = LOCKSTEP__DECIDE__INIT;
@@ -1332,7 +1344,8 @@ static enum ls_status on_kept(void *context, const struct dlog_record *record) {
         struct txn_branch_id id = {.timeline = b->timeline,
                                    .system_id = b->system_id,
                                    .xid = b->xid,
-                                   .lsn = b->lsn,
+                                   .lsn = coordmsg_lsn(link->entry, commit->epoch, commit->sequence, b->lsn,
+                                                       search->world->coord->fence_position),
                                    .gid = b->gid,
                                    .owner = b->owner};
         item.gtid = name;
@@ -1486,8 +1499,8 @@ static enum check_verdict checked(Lockstep__Verdict verdict) {
     return CHECK_VERDICT_OTHER;
 }
 
-static void ask_engine(struct world *world, const struct coord_link *link, const Lockstep__InquiryItem *item,
-                       uint32_t index, const struct ls_gtid *gtid, bool *ret_live) {
+static void ask_engine(struct world *world, struct coord_link *link, const Lockstep__InquiryItem *item, uint32_t index,
+                       const struct ls_gtid *gtid, bool *ret_live) {
     struct sim_coord *c = world->coord;
     struct engine_event event = {0};
     struct txn_branch_id ids[LS_PARTICIPANTS_PER_TXN_CEILING];
@@ -1514,9 +1527,36 @@ static void ask_engine(struct world *world, const struct coord_link *link, const
         event.inquiry.kept_branch_count = coordmsg_branches(commit, ids);
     }
     *ret_live = txn != NULL && (txn->state == TXN_ACTIVE || txn->state == TXN_PREPARING || txn->state == TXN_LOGGING);
+    const struct txn_branch_id *asked = coordmsg_branch_asked(txn, &event);
     step(world, &event);
+    if (c->up && asked != NULL && c->answer_items[index].verdict == LOCKSTEP__VERDICT__VERDICT_COMMIT) {
+        Lockstep__TimelineSwitch *history[32];
+        for (uint32_t i = 0; i < link->history_count; i++) {
+            history[i] = &link->history[i];
+        }
+        Lockstep__Hello hello = LOCKSTEP__HELLO__INIT;
+        hello.system_id = link->system_id;
+        hello.timeline = link->timeline;
+        hello.n_history = link->history_count;
+        hello.history = history;
+        c->answer_items[index].verdict =
+            coordmsg_verdict(coordmsg_sight(&hello, asked, item, gtid, c->fence_position, log_room(c), link->entry));
+    }
     if (commit != NULL) {
         lockstep__log_commit__free_unpacked(commit, NULL);
+    }
+}
+
+/* What is prepared on a later timeline than its vote's, as in agents.c. */
+static void log_sightings(struct world *world, const struct coord_link *link) {
+    uint64_t end;
+    if (registry_sightings_new(link->entry)) {
+        bool logged = log_participant(world, link->entry, &end);
+        registry_sightings_logged(link->entry, logged ? end : 0);
+        sim_coverage.sightings++;
+        if (logged) {
+            write_begin(world);
+        }
     }
 }
 
@@ -1553,6 +1593,10 @@ static void on_inquiry(struct world *world, struct coord_link *link, const Locks
         world_trace(world, actor(world), "verdict", "%s xid %llu: %d", item->gid, (unsigned long long)item->xid,
                     (int)items[i].verdict);
         check_verdict(world, gtid.epoch, gtid.sequence, link->participant, item->xid, live, checked(items[i].verdict));
+    }
+    log_sightings(world, link);
+    if (!c->up) {
+        return;
     }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
     Lockstep__Answer answer = LOCKSTEP__ANSWER__INIT;
@@ -1872,6 +1916,12 @@ static void fill_registry(struct world *world, const struct recovery *recovery) 
         to->system_id = from->system_id;
         to->timeline = from->timeline;
         to->changed_epoch = from->changed_epoch;
+        for (size_t s = 0; s < from->sighting_count; s++) {
+            const struct recovery_sighting *seen = &from->sightings[s];
+            if (registry_sight(to, seen->epoch, seen->sequence, seen->lsn, 0) != LS_OK) {
+                world_wrong(world, "recovery: out of memory");
+            }
+        }
     }
 }
 

@@ -382,6 +382,8 @@ static void session_next(struct world *world, struct session *s) {
     uint64_t mean = world->options.statement_us;
     if (s->at < s->item_count && s->items[s->at].kind == AGENT_ITEM_PREPARE) {
         mean = world->options.finish_us;
+    } else if (s->at < s->item_count && s->items[s->at].kind == AGENT_ITEM_LSN) {
+        mean = world->options.position_us;
     } else if (s->at < s->item_count && s->items[s->at].kind != AGENT_ITEM_STATEMENT) {
         mean = 20;
     }

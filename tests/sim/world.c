@@ -136,6 +136,36 @@ static void choreographed(struct sim_options *options, struct rng *r) {
     options->operate_ms = rng_between(r, 50, 2000);
 }
 
+/* In every twentieth world votes come late, so that they bear positions far behind their PREPARE, and servers fail over
+ * to a point between the two, while coordinator and agents die: what is prepared there lies, by its position, behind
+ * the end of its timeline. */
+static void votes_come_late(struct sim_options *options, struct rng *r) {
+    if (rng_below(r, 20) != 0) {
+        return;
+    }
+    calm(options, r, 10);
+    options->clients = 3;
+    options->transactions = rng_between(r, 8, 16);
+    options->think_us = rng_between(r, 1000, 20000);
+    options->participants = rng_between(r, 2, 3);
+    options->shared_cluster = rng_below(r, 2);
+    options->rows = rng_between(r, 30, 60);
+    options->single_pm = options->read_pm = options->saga_pm = options->flows = options->after_pm = 0;
+    options->position_us = rng_between(r, 1000, 100000);
+    options->stall_pm = 0;
+    options->failover_ms = rng_between(r, 300, 2000);
+    options->lossy_pm = rng_between(r, 500, 1000);
+    options->together_pm = rng_below(r, 2) == 0 ? rng_between(r, 0, 500) : 0;
+    options->coord_crash_ms = rng_below(r, 4) != 0 ? rng_between(r, 200, 2000) : 0;
+    options->agent_crash_ms = rng_below(r, 2) == 0 ? rng_between(r, 200, 2000) : 0;
+    options->reset_ms = rng_below(r, 3) == 0 ? rng_between(r, 200, 3000) : 0;
+    options->restart_ms = rng_between(r, 5, 200);
+    options->net_us = rng_between(r, 20, 2000);
+    options->disk_us = rng_between(r, 20, 5000);
+    options->finish_us = options->statement_us = rng_between(r, 50, 2000);
+    options->chaos_ms = rng_between(r, 2000, 8000);
+}
+
 void sim_options_draw(struct sim_options *options, uint64_t seed) {
     struct rng rng, *r = &rng;
     rng_seed(r, seed ^ UINT64_C(0x6f7074696f6e73));
@@ -151,6 +181,7 @@ void sim_options_draw(struct sim_options *options, uint64_t seed) {
     log_goes_back(options, r);
     sagas_only(options, r);
     choreographed(options, r);
+    votes_come_late(options, r);
     if (options->clone_ms !=
         0) { /* who presumes without having heard everybody may be a stale copy: a limit, not a bug */
         options->presume_wait_ms = 600000;

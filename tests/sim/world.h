@@ -123,7 +123,8 @@
     X(relay_backoff_ms, "longest pause between two attempts of a handler", BETWEEN(200, 5000))                  \
     X(relay_keep_ms, "what is through is taken out of the inbox after this", O(40, BETWEEN(1000, 5000)))        \
     X(relay_late_ms, "mean time until a participant subscribes that does so late", O(30, BETWEEN(100, 8000)))   \
-    X(relay_leave, "1: dead letters stay where they are in the end", O(20, 1))
+    X(relay_leave, "1: dead letters stay where they are in the end", O(20, 1))                                  \
+    X(position_us, "mean time between PREPARE and the reading of its position", 20)
 
 struct sim_options {
 #define X(name, what, how) uint64_t name;

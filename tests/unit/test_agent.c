@@ -627,7 +627,7 @@ static void proved_again_after_a_failover(void **state) {
     rig_expect(&rig, "prove 1 xid=11\n");
     rig_proved(&rig, false, 0, AGENT_XACT_COMMITTED);
     rig_expect(&rig, "done committed 1\nforget 1\n");
-    /* Prepared again there: committed, and from then on bound to where it was seen. */
+    /* Prepared there, though by its position it could not be: not finished on this word, but asked about. */
     struct agent_switch history[] = {{1, 3999}};
     prove_again(&rig, 1, 11);
     struct agent_event event = rig_event(AEV_DB_PROVE);
@@ -640,7 +640,13 @@ static void proved_again_after_a_failover(void **state) {
                                                  .history = history,
                                                  .history_count = 1};
     rig_answer(&rig, AEV_DB_PROVE, event);
+    rig_expect(&rig, "forget 1\n");
+    /* In front of the switch: committed, and from then on bound to where it was seen. */
+    history[0].lsn = 4000;
+    prove_again(&rig, 1, 11);
+    rig_answer(&rig, AEV_DB_PROVE, event);
     rig_expect(&rig, "finish commit 1 xid=11\n");
+    history[0].lsn = 3999;
     rig_finished(&rig, "57P01");
     rig_next_timer(&rig);
     event.prove.seen.listed = false;

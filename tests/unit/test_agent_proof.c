@@ -117,6 +117,23 @@ static void a_reused_xid_behind_the_switch_proves_nothing(void **state) {
     assert_int_equal(judge(&w).proof, AGENT_PROOF_COMMITTED);
 }
 
+/* Hazard: it is finished there on the word that names this position, and later called lost. */
+static void listed_behind_the_switch_is_told_apart(void **state) {
+    (void)state;
+    struct world w = good();
+    w.timeline = 3;
+    w.listed = true;
+    w.listed_xid = XID;
+    w.switch_at = 499;
+    assert_int_equal(judge(&w).proof, AGENT_PROOF_PREPARED);
+    assert_true(judge(&w).behind);
+    w.switch_at = 500;
+    assert_int_equal(judge(&w).proof, AGENT_PROOF_PREPARED);
+    assert_false(judge(&w).behind);
+    w.timeline = 2;
+    assert_false(judge(&w).behind);
+}
+
 static void a_sibling_timeline_is_not_in_the_history(void **state) {
     (void)state;
     /* Recorded on 2; the server went from 1 straight to 3. */
@@ -150,6 +167,7 @@ int main(void) {
         cmocka_unit_test(every_combination),
         cmocka_unit_test(gone_is_never_done),
         cmocka_unit_test(a_reused_xid_behind_the_switch_proves_nothing),
+        cmocka_unit_test(listed_behind_the_switch_is_told_apart),
         cmocka_unit_test(a_sibling_timeline_is_not_in_the_history),
         cmocka_unit_test(an_unknown_xid_is_looked_up_by_name_only),
         cmocka_unit_test(every_answer_has_a_name),

@@ -176,6 +176,8 @@ static void registry_life(void) {
     nomem_check(registry_highest(registry) == 2 && registry_next_number(registry) == 3);
     nomem_check(strcmp(registry_by_number(registry, 2)->accepted_incarnation, "ffffffffffff") == 0);
     nomem_check(registry_add(registry, 2, "stock", &again, &err) == LS_OK && again == participant);
+    twice(registry_sight(again, 1, 7, 100, 0));
+    nomem_check(again->sighting_count == 1 && registry_sighting(again, 1, 7)->lsn == 100);
     for (uint32_t n = 1; n <= 40; n++) {
         char name[32];
         snprintf(name, sizeof name, "app/%u", n);

@@ -260,6 +260,10 @@ static void put_everything(struct recovery *r) {
     Lockstep__LogParticipant participant = LOCKSTEP__LOG_PARTICIPANT__INIT;
     participant.number = 1;
     participant.name = orders;
+    Lockstep__LogSighting sighting = LOCKSTEP__LOG_SIGHTING__INIT, *sightings[] = {&sighting};
+    sighting.epoch = sighting.sequence = 1;
+    participant.n_sightings = 1;
+    participant.sightings = sightings;
     put(r, DLOG_PARTICIPANT, &participant.base);
     for (uint64_t s = 1; s <= 5; s++) put_commit(r, s);
     Lockstep__LogEnd end = LOCKSTEP__LOG_END__INIT;

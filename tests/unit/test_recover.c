@@ -246,6 +246,34 @@ static void senseless_records_are_refused(void **state) {
     recovery_free(r);
 }
 
+/* Hazard: a sighting outlives its list, or is lost on the way through the log (docs/log-format.md). */
+static void the_newest_record_holds_all_sightings(void **state) {
+    (void)state;
+    struct recovery *r = recovery_new();
+    Lockstep__LogSighting first = LOCKSTEP__LOG_SIGHTING__INIT, second = first, *sightings[] = {&first, &second};
+    Lockstep__LogParticipant record = LOCKSTEP__LOG_PARTICIPANT__INIT;
+    char name[] = "orders";
+    first.epoch = second.epoch = 1;
+    first.sequence = 7;
+    second.sequence = 9;
+    first.lsn = second.lsn = 500;
+    record.number = 1;
+    record.name = name;
+    record.n_sightings = 2;
+    record.sightings = sightings;
+    assert_int_equal(put(r, DLOG_PARTICIPANT, &record.base), LS_OK);
+    assert_int_equal(recovery_participant(r, 0)->sighting_count, 2);
+    record.sightings = &sightings[1];
+    record.n_sightings = 1;
+    assert_int_equal(put(r, DLOG_PARTICIPANT, &record.base), LS_OK);
+    assert_int_equal(recovery_participant(r, 0)->sighting_count, 1);
+    assert_int_equal(recovery_participant(r, 0)->sightings[0].sequence, 9);
+    assert_int_equal(recovery_participant(r, 0)->sightings[0].lsn, 500);
+    assert_int_equal(put_participant(r, 1, name), LS_OK); /* of a program that knows of none */
+    assert_int_equal(recovery_participant(r, 0)->sighting_count, 0);
+    recovery_free(r);
+}
+
 static void many_open_decisions(void **state) {
     (void)state;
     struct recovery *r = recovery_new();
@@ -266,9 +294,13 @@ static void many_open_decisions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(open_decisions_and_no_others), cmocka_unit_test(keys_come_back_also_of_ended_ones),
-        cmocka_unit_test(hazards_are_not_driven_again), cmocka_unit_test(hazards_without_an_open_decision),
-        cmocka_unit_test(acceptances_are_found),        cmocka_unit_test(senseless_records_are_refused),
+        cmocka_unit_test(open_decisions_and_no_others),
+        cmocka_unit_test(keys_come_back_also_of_ended_ones),
+        cmocka_unit_test(hazards_are_not_driven_again),
+        cmocka_unit_test(hazards_without_an_open_decision),
+        cmocka_unit_test(acceptances_are_found),
+        cmocka_unit_test(senseless_records_are_refused),
+        cmocka_unit_test(the_newest_record_holds_all_sightings),
         cmocka_unit_test(many_open_decisions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

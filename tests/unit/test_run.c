@@ -6,6 +6,7 @@
  */
 #include "tests/unit/unit.h"
 
+#include "coordinator/coordmsg.h"
 #include "coordinator/registry.h"
 #include "coordinator/reprove.h"
 #include "coordinator/run.h"
@@ -180,6 +181,110 @@ static void an_acceptance_waits_for_its_participant(void **state) {
     registry_free(registry);
 }
 
+/* Hazard: what was seen on a new timeline is taken for durable before it is, or crowds out what matters. */
+static void sightings_are_remembered(void **state) {
+    struct registry *registry = registry_new();
+    struct registry_participant *p;
+    (void)state;
+    assert_ok(registry_add(registry, 1, "orders", &p, &err));
+    assert_null(registry_sighting(p, 1, 7));
+    assert_false(registry_sightings_new(p));
+    assert_ok(registry_sight(p, 1, 7, 100, 0));
+    assert_ok(registry_sight(p, 1, 8, 100, REGISTRY_NOT_LOGGED));
+    assert_true(registry_sightings_new(p));
+    registry_sightings_logged(p, 4096);
+    assert_false(registry_sightings_new(p));
+    assert_int_equal(registry_sighting(p, 1, 8)->end, 4096);
+    assert_int_equal(registry_sighting(p, 1, 7)->end, 0);
+    /* seen again, farther in front, and that cannot be logged: what was known is given up, not made up */
+    assert_ok(registry_sight(p, 1, 7, 50, REGISTRY_NOT_LOGGED));
+    assert_int_equal(p->sighting_count, 2);
+    registry_sightings_logged(p, 0);
+    assert_null(registry_sighting(p, 1, 7));
+    assert_non_null(registry_sighting(p, 1, 8));
+    for (uint64_t sequence = 1; sequence <= LS_SIGHTINGS_MAX; sequence++) {
+        assert_ok(registry_sight(p, 2, sequence, UINT64_MAX, 0));
+    }
+    assert_int_equal(p->sighting_count, LS_SIGHTINGS_MAX);
+    assert_null(registry_sighting(p, 1, 8)); /* the oldest gives way */
+    assert_non_null(registry_sighting(p, 2, 1));
+    static uint8_t payload[COORDMSG_PARTICIPANT_MAX];
+    for (uint32_t i = 0; i < p->sighting_count; i++) {
+        p->sightings[i].epoch = UINT32_MAX;
+        p->sightings[i].sequence = LS_SEQUENCE_MAX;
+    }
+    p->number = LS_PARTICIPANT_NUMBER_MAX;
+    p->system_id = UINT64_MAX;
+    p->timeline = p->changed_epoch = UINT32_MAX;
+    memset(p->name, 'n', LS_PARTICIPANT_MAX);
+    size_t length = coordmsg_pack_participant(p, payload); /* asserts that it fits */
+    Lockstep__LogParticipant *record = lockstep__log_participant__unpack(NULL, length, payload);
+    assert_int_equal(record->n_sightings, LS_SIGHTINGS_MAX);
+    lockstep__log_participant__free_unpacked(record, NULL);
+    p->number = 1;
+    registry_free(registry);
+}
+
+/*
+ * Hazard: a branch that may be lost is taken for one that was seen. Method: one branch voted at 200 on timeline 1, and
+ * what an agent lists, on which server, with which history; seen if wrong: a sighting where there is none.
+ */
+static void only_what_is_listed_behind_its_switch_is_a_sighting(void **state) {
+    Lockstep__TimelineSwitch first = LOCKSTEP__TIMELINE_SWITCH__INIT, *history[] = {&first};
+    Lockstep__Hello hello = LOCKSTEP__HELLO__INIT;
+    Lockstep__InquiryItem item = LOCKSTEP__INQUIRY_ITEM__INIT;
+    struct txn_branch_id id = {.participant = 1, .timeline = 1, .system_id = 7, .xid = 700, .lsn = 200};
+    struct ls_gtid gtid = {.epoch = 1, .sequence = 3};
+    struct registry *registry = registry_new();
+    struct registry_participant *p;
+    (void)state;
+    assert_ok(registry_add(registry, 1, "orders", &p, &err));
+    first.timeline = 1;
+    first.lsn = 150;
+    hello.system_id = item.system_id = 7;
+    hello.timeline = item.timeline = 2;
+    hello.n_history = 1;
+    hello.history = history;
+    item.xid = 700;
+#define SIGHT() coordmsg_sight(&hello, &id, &item, &gtid, 1000, 1 << 20, p)
+    first.lsn = 200; /* in front of the switch: its position says so itself */
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    first.lsn = 150;
+    id.timeline = item.timeline; /* voted there */
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    id.timeline = 5; /* a timeline this server does not know */
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    id.timeline = 1;
+    item.timeline = 3; /* listed by another server than the one that was greeted for */
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    item.timeline = 2;
+    item.system_id = 8;
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    item.system_id = 7;
+    item.has_vanished = item.vanished = 1; /* not listed at all */
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    item.vanished = 0;
+    assert_int_equal(coordmsg_sight(&hello, &id, &item, &gtid, 1000, 16, p), VERDICT_IS_COMMIT); /* no room */
+    assert_int_equal(p->sighting_count, 0);
+
+    assert_int_equal(SIGHT(), VERDICT_IS_PENDING);
+    assert_int_equal(SIGHT(), VERDICT_IS_PENDING); /* not logged */
+    assert_int_equal(coordmsg_lsn(p, 1, 3, 200, 1000), 200);
+    registry_sightings_logged(p, 1001);
+    assert_int_equal(SIGHT(), VERDICT_IS_PENDING); /* not durable */
+    assert_int_equal(coordmsg_lsn(p, 1, 3, 200, 1000), 200);
+    p->sightings[0].end = 1000;
+    assert_int_equal(SIGHT(), VERDICT_IS_COMMIT);
+    assert_int_equal(coordmsg_lsn(p, 1, 3, 200, 1000), 150);
+    assert_int_equal(coordmsg_lsn(p, 1, 4, 200, 1000), 200); /* another one */
+    first.lsn = 120;                                         /* on a timeline that left still earlier, and there, too */
+    assert_int_equal(SIGHT(), VERDICT_IS_PENDING);
+    assert_int_equal(p->sighting_count, 1);
+    assert_int_equal(p->sightings[0].lsn, 120);
+#undef SIGHT
+    registry_free(registry);
+}
+
 static void applications_keep_their_numbers(void **state) {
     struct apps *apps = apps_new();
     char name[32];
@@ -227,6 +332,8 @@ int main(void) {
         cmocka_unit_test(numbers_are_never_given_twice),
         cmocka_unit_test(it_holds_as_many_as_there_are_numbers),
         cmocka_unit_test(an_acceptance_waits_for_its_participant),
+        cmocka_unit_test(sightings_are_remembered),
+        cmocka_unit_test(only_what_is_listed_behind_its_switch_is_a_sighting),
         cmocka_unit_test(applications_keep_their_numbers),
         cmocka_unit_test(only_what_surely_lies_in_the_history_is_safe),
     };
