@@ -218,8 +218,7 @@ static void get_table(struct page *page) {
         {"bare, limit", "yes, until something crashes", "prepared branches stay, locked, until a human comes",
          "rows stay locked; a reader may see one commit before the other", "a program that never dies"},
         {"2pc", "yes", "settled by itself, committed everywhere or nowhere",
-         "rows stay locked until the decision reaches them, also while the coordinator is dead; a reader may see one "
-         "commit before the other",
+         "rows stay locked until they hear the decision, also with a dead coordinator; a reader may see half",
          "max_prepared_transactions, a coordinator, an agent beside each database"},
         {"orchestrated", "in the end", "goes on by itself, forward or back",
          "others see steps that may be undone; no lock is held between steps",

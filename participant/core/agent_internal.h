@@ -44,6 +44,7 @@ struct sweep_item {
     char gid[LS_GID_MAX + 1];
     char owner[LS_ROLE_MAX + 1];
     uint64_t xid;
+    bool vanished; /* asked since it is not listed */
 };
 
 struct agent {

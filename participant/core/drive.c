@@ -1157,7 +1157,7 @@ static void verdict_on_ours(struct agent *a, struct agent_branch *b, const struc
     b->goal = verdict == AGENT_VERDICT_COMMIT ? AGENT_GOAL_COMMIT : AGENT_GOAL_ABORT;
     b->tell = verdict == AGENT_VERDICT_COMMIT;
     b->from_verdict = true;
-    b->verdict_timeline = a->scan_server.timeline;
+    b->verdict_timeline = item->vanished ? 0 : a->scan_server.timeline;
     b->nameless = verdict == AGENT_VERDICT_STRANGER;
     b->forgotten = verdict == AGENT_VERDICT_FORGOTTEN;
     park(a, b); /* its page is about to be read again */
@@ -1170,13 +1170,14 @@ void drive_on_verdict(struct agent *a, const struct sweep_item *item, enum agent
     enum ls_status status = ls_gid_parse(item->gid, &form, &id, participant);
     assert(status == LS_OK); /* only such are asked about */
 
+    struct agent_branch *b = table_find(a, &id);
+    if (b == NULL && item->vanished) return; /* it has ended meanwhile, and there is nothing under its name */
     if (verdict == AGENT_VERDICT_STRANGER) {
         a->stats.strangers++;
         agent_report(a, true, NULL,
                      "no decision lists transaction %" PRIu64 " that bears the gid %s: it is rolled back", item->xid,
                      item->gid);
     }
-    struct agent_branch *b = table_find(a, &id);
     if (b != NULL) {
         verdict_on_ours(a, b, item, verdict);
         return;

@@ -106,6 +106,7 @@ static struct agent_prepared *add_item(struct agent *a, const char *gid, uint64_
     memcpy(item->gid, gid, strlen(gid) + 1);
     memcpy(item->owner, owner, strlen(owner) + 1);
     item->xid = xid;
+    item->vanished = false;
     struct agent_prepared *out = &a->item_out[a->item_count++];
     *out = (struct agent_prepared){.gid = item->gid, .xid = xid, .owner = item->owner, .age_ms = age_ms};
     return out;
@@ -124,6 +125,7 @@ static bool ask_about_vanished(struct agent *a) {
         if (!waits_too_long(a, b) || b->asked_cycle == a->sweep_cycle) continue;
         b->asked_cycle = a->sweep_cycle;
         add_item(a, b->gid, b->bound.xid, b->owner, (a->now_us - b->prepared_us) / 1000)->vanished = true;
+        a->items[a->item_count - 1].vanished = true;
     }
     if (a->item_count == 0) return false;
     send_inquiry(a);

@@ -244,7 +244,8 @@ static void send_to(struct world *world, uint64_t number, enum side to, const Lo
         free(bytes);
         world_wrong(world, "a frame cannot be encoded: %s", err.text);
     }
-    if (frame->body_case != LOCKSTEP__FRAME__BODY_ROUTE) /* the newest counts: no TCP gives an old one behind it */
+    /* of these the newest counts: no TCP gives an old one behind it */
+    if (frame->body_case != LOCKSTEP__FRAME__BODY_ROUTE && frame->body_case != LOCKSTEP__FRAME__BODY_CREDIT)
         send_again_later(world, link, to, bytes, size);
     enqueue(world, link, to, bytes, size);
 }

@@ -700,6 +700,34 @@ static void an_outside_hand_is_noticed_before_anybody_asks(void **state) {
     }
 }
 
+/* Asked about since it was not listed any more, it ended before the verdict came: what bears its transaction id by now
+ * may be another. */
+static void a_verdict_about_what_has_vanished_and_ended_is_dropped(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_serve(&rig, NULL);
+    rig_prepare(&rig, 1, 11);
+    rig_link_down(&rig);
+    rig_next_timer(&rig);
+    rig_link_up(&rig);
+    rig_identity(&rig);
+    rig_welcome(&rig, true, rig.fence.chain, NULL);
+    struct agent_event event = rig_event(AEV_DB_SCAN);
+    event.scan.ok = true;
+    event.scan.server = rig.server;
+    rig_answer(&rig, AEV_DB_SCAN, event);
+    rig_expect(&rig, "inquiry 1 xid=11\n");
+    rig_commit(&rig, 1, 11);
+    rig_expect(&rig, "finish commit 1 xid=11\n");
+    rig_finished(&rig, "42704");
+    rig_expect(&rig, "prove 1 xid=11\n");
+    rig_proved(&rig, false, 0, AGENT_XACT_ABORTED);
+    rig_expect(&rig, "alarm\ndone hazard 1\nforget 1\n");
+    rig_verdict(&rig, AGENT_VERDICT_COMMIT);
+    rig_expect(&rig, "ready\n");
+    rig_free(&rig);
+}
+
 /* What was remembered on the old primary is no proof on the new one. */
 static void memory_ends_with_the_servers_history(void **state) {
     (void)state;
@@ -1208,6 +1236,7 @@ int main(void) {
         cmocka_unit_test(committed_once_but_another_is_named),
         cmocka_unit_test(proved_again_after_a_failover),
         cmocka_unit_test(an_outside_hand_is_noticed_before_anybody_asks),
+        cmocka_unit_test(a_verdict_about_what_has_vanished_and_ended_is_dropped),
         cmocka_unit_test(memory_ends_with_the_servers_history),
         cmocka_unit_test(contradictions_are_refused),
         cmocka_unit_test(decisions_that_are_not_bound),
