@@ -27,6 +27,7 @@ struct branch {
     bool outside;
     bool risen;                  /* prepared again by a failover, then finished by an outside hand */
     bool human;                  /* the log cannot say any more: left to an operator */
+    bool unsighted;              /* the log had no room to keep where it was seen behind a failover */
     bool hazard;                 /* reported */
     bool voted, abort_said;      /* YES by the agent; by the coordinator */
     uint32_t lost_timeline;      /* on which its commit is not there any more; 0: none */
@@ -346,13 +347,19 @@ void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint3
     }
 }
 
+void check_no_room_for_sighting(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant) {
+    struct txn_book *t = need(world, epoch, sequence, "sighting");
+    t->branches[participant].unsighted = true;
+}
+
 void check_hazard_reported(struct world *world, uint32_t epoch, uint64_t sequence, uint32_t participant) {
     struct txn_book *t = need(world, epoch, sequence, "hazard");
     if (!t->excused) {
         world_wrong(world, "%s is called a hazard at p%u and nobody touched it", t->gtid, participant + 1);
     }
     const struct branch *b = &t->branches[participant];
-    if (b->state == COMMITTED && !b->outside && !t->past) { /* lost by a failover, prepared again, and committed */
+    if (b->state == COMMITTED && !b->outside && !t->past &&
+        !b->unsighted) { /* lost by a failover, prepared again, and committed */
         world_wrong(world, "%s is called a hazard at p%u, where it is committed", t->gtid, participant + 1);
     }
     t->branches[participant].hazard = true;
