@@ -660,6 +660,24 @@ static void proved_again_after_a_failover(void **state) {
     rig_free(&rig);
 }
 
+/* A branch that has voted YES is not listed any more on the next link: asked about all the same. The scan's answer. */
+static struct agent_event vanish(struct rig *rig) {
+    rig_serve(rig, NULL);
+    rig_prepare(rig, 1, 11);
+    rig_link_down(rig);
+    rig_next_timer(rig);
+    rig_link_up(rig);
+    rig_identity(rig);
+    rig_welcome(rig, true, rig->fence.chain, NULL);
+    struct agent_event event = rig_event(AEV_DB_SCAN);
+    event.scan.ok = true;
+    event.scan.server = rig->server;
+    rig_answer(rig, AEV_DB_SCAN, event);
+    rig_expect(rig, "inquiry 1 xid=11\n");
+    assert_true(rig->asked[0].vanished);
+    return event;
+}
+
 static void an_outside_hand_is_noticed_before_anybody_asks(void **state) {
     (void)state;
     static const struct {
@@ -677,19 +695,7 @@ static void an_outside_hand_is_noticed_before_anybody_asks(void **state) {
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct rig rig;
-        rig_serve(&rig, NULL);
-        rig_prepare(&rig, 1, 11);
-        rig_link_down(&rig);
-        rig_next_timer(&rig);
-        rig_link_up(&rig);
-        rig_identity(&rig);
-        rig_welcome(&rig, true, rig.fence.chain, NULL);
-        struct agent_event event = rig_event(AEV_DB_SCAN);
-        event.scan.ok = true;
-        event.scan.server = rig.server;
-        rig_answer(&rig, AEV_DB_SCAN, event); /* it is not listed any more: asked about all the same */
-        rig_expect(&rig, "inquiry 1 xid=11\n");
-        assert_true(rig.asked[0].vanished);
+        struct agent_event event = vanish(&rig);
         rig_verdict(&rig, cases[i].verdict);
         rig_expect(&rig, "scan\n");
         rig_answer(&rig, AEV_DB_SCAN, event);
@@ -705,18 +711,7 @@ static void an_outside_hand_is_noticed_before_anybody_asks(void **state) {
 static void a_verdict_about_what_has_vanished_and_ended_is_dropped(void **state) {
     (void)state;
     struct rig rig;
-    rig_serve(&rig, NULL);
-    rig_prepare(&rig, 1, 11);
-    rig_link_down(&rig);
-    rig_next_timer(&rig);
-    rig_link_up(&rig);
-    rig_identity(&rig);
-    rig_welcome(&rig, true, rig.fence.chain, NULL);
-    struct agent_event event = rig_event(AEV_DB_SCAN);
-    event.scan.ok = true;
-    event.scan.server = rig.server;
-    rig_answer(&rig, AEV_DB_SCAN, event);
-    rig_expect(&rig, "inquiry 1 xid=11\n");
+    (void)vanish(&rig);
     rig_commit(&rig, 1, 11);
     rig_expect(&rig, "finish commit 1 xid=11\n");
     rig_finished(&rig, "42704");
