@@ -446,7 +446,7 @@ void agents_send_decide(struct agents *agents, const struct engine_effect *effec
     }
     Lockstep__Decide decide;
     coordmsg_build_decide(effect, &decide);
-    if (decide.commit) {
+    if (decide.commit && link->participant->sighting_count > 0) {
         decide.lsn = coordmsg_lsn(link->participant, txn->epoch, txn->sequence, decide.lsn, log_durable(agents->host));
     }
     Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
@@ -530,6 +530,7 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
     Lockstep__Decide *list[PROVE_BATCH];
     char gtids[PROVE_BATCH][LS_GTID_MAX + 1];
     Lockstep__Prove prove = LOCKSTEP__PROVE__INIT;
+    uint64_t durable = log_durable(host);
     for (size_t i = 0; i < count; i++) {
         if (coordmsg_is_driven(host->engine, link->participant->number, items[i].epoch, items[i].sequence) ||
             is_asked(link, items[i].epoch, items[i].sequence)) {
@@ -538,7 +539,7 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
         link->proofs[link->proofs_outstanding++] = (struct proof){items[i].epoch, items[i].sequence};
         const struct registry_sighting *sighting =
             registry_sighting(link->participant, items[i].epoch, items[i].sequence);
-        if (sighting != NULL && sighting->end > log_durable(host)) {
+        if (sighting != NULL && sighting->end > durable) {
             link->proof_us = daemon_now_us();
             continue; /* it is about to be finished, behind which its position would prove nothing: asked next time */
         }
@@ -553,7 +554,7 @@ static void send_proofs(struct link *link, const struct reprove_item *items, siz
             .timeline = items[i].timeline,
             .system_id = items[i].system_id,
             .xid = items[i].xid,
-            .lsn = coordmsg_lsn(link->participant, items[i].epoch, items[i].sequence, items[i].lsn, log_durable(host)),
+            .lsn = coordmsg_lsn(link->participant, items[i].epoch, items[i].sequence, items[i].lsn, durable),
             .gid = items[i].gid,
             .owner = items[i].owner};
         coordmsg_build_commit(&id, decide);

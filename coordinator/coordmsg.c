@@ -228,6 +228,10 @@ static bool is_sighted(const Lockstep__Hello *hello, const struct txn_branch_id 
     return false;
 }
 
+uint64_t coordmsg_sight_room(const struct registry_participant *participant) {
+    return LS_PARTICIPANT_MAX + 128 + (participant->sighting_count + 1) * (uint64_t)COORDMSG_SIGHTING_MAX;
+}
+
 enum verdict coordmsg_sight(const Lockstep__Hello *hello, const struct txn_branch_id *id,
                             const Lockstep__InquiryItem *item, const struct ls_gtid *gtid, uint64_t durable,
                             uint64_t room, struct registry_participant *participant) {
@@ -239,8 +243,8 @@ enum verdict coordmsg_sight(const Lockstep__Hello *hello, const struct txn_branc
     if (known != NULL && known->lsn <= lsn) {
         return known->end <= durable ? VERDICT_IS_COMMIT : VERDICT_IS_PENDING;
     }
-    uint64_t need = LS_PARTICIPANT_MAX + 128 + (participant->sighting_count + 1) * (uint64_t)COORDMSG_SIGHTING_MAX;
-    if (room < need || registry_sight(participant, gtid->epoch, gtid->sequence, lsn, REGISTRY_NOT_LOGGED) != LS_OK) {
+    if (room < coordmsg_sight_room(participant) ||
+        registry_sight(participant, gtid->epoch, gtid->sequence, lsn, REGISTRY_NOT_LOGGED) != LS_OK) {
         return VERDICT_IS_COMMIT; /* a false alarm later is better than locks that stay */
     }
     return VERDICT_IS_PENDING;

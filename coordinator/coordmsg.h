@@ -46,6 +46,8 @@ Lockstep__Verdict coordmsg_verdict(enum verdict verdict);
 
 /* The listed branch that the inquiry is about, in the decision as it was read back or as memory has it; NULL: none. */
 const struct txn_branch_id *coordmsg_branch_asked(const struct txn *txn, const struct engine_event *event);
+/* Bytes of the log that one sighting more needs: the participant's record with all of them. */
+uint64_t coordmsg_sight_room(const struct registry_participant *participant);
 /* The engine says COMMIT. Is the branch listed on a later timeline than that of its vote, though its position there
  * lies behind the switch? Then that must be durable before it is finished, or a later proof would call it lost: PENDING
  * until then. It is remembered as not logged yet, if `room` (bytes of the log) is enough for it: nothing decided is

@@ -10,14 +10,13 @@ import argparse
 import glob
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from place import Problem  # noqa: E402
+from place import Problem, on_ending  # noqa: E402
 from yard import ShopYard, Yard, guarded, interrupt, run  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -140,8 +139,7 @@ def main():
                 os.makedirs(folder, exist_ok=True)
         except OSError as error:
             parser.error(f"{folder}: {error.strerror}")
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    on_ending(interrupt)
     try:
         Report(options).make()
     except Problem as problem:

@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from place import Place, Problem, wait_until  # noqa: E402
+from place import ENDING, Place, Problem, on_ending, wait_until  # noqa: E402
 from shop import APP, CLUSTER_SETTINGS, PARTICIPANTS, PEERS, FormsShop, Shop  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -94,8 +94,7 @@ class guarded:
         self.make = make
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, interrupt)
+        on_ending(interrupt)
         self.place = Place("lockstep-bench")
         try:
             yard = self.make(self.place)
@@ -106,7 +105,7 @@ class guarded:
             raise
 
     def __exit__(self, *_):
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
         self.place.kill_all()
         self.place.remove()
         for number, handler in before.items():

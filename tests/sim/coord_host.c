@@ -1539,8 +1539,8 @@ static void ask_engine(struct world *world, struct coord_link *link, const Locks
         hello.timeline = link->timeline;
         hello.n_history = link->history_count;
         hello.history = history;
-        uint64_t need = LS_PARTICIPANT_MAX + 128 + (link->entry->sighting_count + 1) * (uint64_t)COORDMSG_SIGHTING_MAX;
-        if (log_room(c) < need && registry_sighting(link->entry, gtid->epoch, gtid->sequence) == NULL) {
+        if (log_room(c) < coordmsg_sight_room(link->entry) &&
+            registry_sighting(link->entry, gtid->epoch, gtid->sequence) == NULL) {
             check_no_room_for_sighting(world, gtid->epoch, gtid->sequence, link->participant);
         }
         c->answer_items[index].verdict =
