@@ -994,6 +994,9 @@ static void log_sightings(struct link *link) {
         diag(DIAG_WARN, "what is prepared on a new timeline cannot be recorded yet", "participant",
              link->participant->name, "error", err.text, NULL);
         end = 0;
+    } else {
+        /* Crash: the branch is prepared still, since nothing was answered: asked about again, and noted again. */
+        (void)failpoint_hit(FP_coord_sighting_appended);
     }
     registry_sightings_logged(link->participant, end);
 }

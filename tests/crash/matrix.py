@@ -26,6 +26,7 @@ import random
 import re
 import shutil
 import sys
+import threading
 import time
 
 from workload import ROLES, Client, Deed, Line, Load, check_indexes, commit_name, keep_logs, wait_orphans
@@ -86,6 +87,7 @@ SPECS = {
     "agent_key_read": Spec("key_again", most=1),
     "coord_mark_appended": Spec("idle", most=1),
     "coord_history_proved": Spec("new_timeline", most=2),
+    "coord_sighting_appended": Spec("kept_by_a_failover", most=1),
     "coord_drain_started": Spec("sigterm", most=1),
     "coord_drained": Spec("sigterm", most=1),
     "agent_drain_started": Spec("sigterm", most=1),
@@ -215,8 +217,36 @@ class Place:
         with open(os.path.join(cluster.data, "standby.signal"), "w", encoding="utf-8"):
             pass
         cluster.start()
-        with cluster.connect("postgres") as session:
-            session.execute("select pg_promote(true, 30)")
+        cluster.promote()
+
+    def kept_by_a_failover(self):
+        """The standby has a branch, and nothing of what the primary wrote between PREPARE and the position of the vote. All clients are waited for before,
+        since such a failover may lose what they were told."""
+        self.settle(self.load.end())
+        cluster, orders = self.system.clusters[LAYOUT["orders"]], self.system.db["orders"]
+        standby = cluster.make_standby()
+        try:
+            cluster.wait_streaming()
+            self.daemon.kill()
+            self.daemon.spawn(fail="coord_decision_durable=kill")
+            wait_until(self.ready, HEALTHY_S, "all agents are ready")
+            cluster.wait_for_nobody()
+            client, key = Client(self.load, 9, 0), self.load.tag + "-kept"
+            deed = Deed(key, "kept", *client.move(key, "kept", {"orders": 0, "balance": 0}), True)
+            self.extra.append(deed)
+            sender = threading.Thread(target=client.send, args=(deed,), daemon=True)
+            sender.start()
+            wait_until(orders.prepared, HEALTHY_S, "PREPARE waits for a standby that is not there")
+            cluster.go_on_alone(standby)
+            wait_until(self.dead, HEALTHY_S, "the decision is durable, and nobody was told")
+            sender.join()
+            cluster.become(standby)
+        finally:
+            standby.remove()
+        self.end = time.monotonic() + REACH_S
+        self.daemon.kill()
+        self.daemon.spawn(fail=self.fail)
+        self.load.begin(self.load.tag + "n", self.dice.random(), self.load.kinds)
 
     def somebody_is_missing(self):
         """An agent asks about a prepared transaction of an earlier life before all others are back."""

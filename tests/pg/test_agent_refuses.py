@@ -12,7 +12,7 @@ import time
 import pytest
 
 from harness.base import folder, processes, wait_until
-from harness.cluster import Cluster, run_as_server, find_server_programs
+from harness.cluster import Cluster
 from harness.programs import Agent, Coordinator, authority, command
 from harness.system import TABLES
 
@@ -97,12 +97,7 @@ def test_app_role_is_the_agents_own(coordinator, cluster):
 def test_standby(coordinator, cluster):
     """A server in recovery cannot prepare."""
     make_database(cluster, "primary")
-    standby = Cluster(start=False)
-    shutil.rmtree(standby.data)
-    run_as_server([os.path.join(find_server_programs(), "pg_basebackup"), "-D", standby.data, "-R", "-X", "stream", "-c", "fast",
-                   "-d", cluster.conninfo("postgres")])
-    standby.write_settings()
-    standby.start()
+    standby = cluster.make_standby()
     refuses(agent_for(coordinator, standby, "primary", "primary"), "standby")
     standby.remove()
 

@@ -7,13 +7,11 @@ Seen if wrong: a vote YES that no standby has; a lost branch called committed; a
 
 import glob
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from harness.base import wait_until
-from harness.cluster import Cluster, find_server_programs, run_as_server
 from harness.system import System, fresh, put, step
 
 NAMES = ("orders", "balance")
@@ -34,13 +32,6 @@ def system(system_kept):
     system_kept.no_orphans(20)
 
 
-def wait_for_nobody(cluster):
-    """From now on every commit of the cluster waits for a standby that does not exist."""
-    cluster.set(synchronous_standby_names="'nobody'")
-    with cluster.connect("postgres") as session:
-        wait_until(lambda: session.execute("show synchronous_standby_names").fetchone()[0] == "nobody", 5, "the setting is read")
-
-
 def waiting(database, query):
     return [row[0] for row in database.query("select pid from pg_stat_activity where wait_event = 'SyncRep' and query ilike %s", query)]
 
@@ -49,7 +40,7 @@ def waiting(database, query):
 def test_no_vote_without_the_standby(system, trick):
     """PREPARE waits for the standby whatever the branch sets; at the deadline it is an abort, and nothing stays."""
     key = fresh()
-    wait_for_nobody(system.clusters[0])
+    system.clusters[0].wait_for_nobody()
     answer = system.app.run(put(key, *NAMES) + ([step("orders", trick)] if trick else []), deadline="1s")
     assert answer.status == 409 and answer.state == "aborted", answer
     system.clusters[0].set(synchronous_standby_names="''")
@@ -60,7 +51,7 @@ def test_no_vote_without_the_standby(system, trick):
 def test_cancelled_wait_at_prepare_is_no(system, how):
     """The answer is PREPARE TRANSACTION with a WARNING (or the connection ends): prepared here, perhaps nowhere else."""
     key = fresh()
-    wait_for_nobody(system.clusters[0])
+    system.clusters[0].wait_for_nobody()
     future = system.app.run_later(put(key, *NAMES), deadline="20s")
     pids = wait_until(lambda: waiting(system.db["orders"], "%"), 10, "PREPARE waits for the standby")
     system.db["orders"].execute(f"select {how}(%s)", pids[0])
@@ -76,7 +67,7 @@ def test_cancelled_wait_at_commit_is_committed(system):
     rule = system.link["orders"].at("decide", "hold", up=False)
     answer = system.app.run(put(key, *NAMES), wait="decided")
     rule.wait_hit()
-    wait_for_nobody(system.clusters[0])
+    system.clusters[0].wait_for_nobody()
     rule.release()
     pids = wait_until(lambda: waiting(system.db["orders"], "%commit prepared%"), 10, "COMMIT PREPARED waits for the standby")
     system.db["orders"].execute("select pg_cancel_backend(%s)", pids[0])
@@ -89,7 +80,7 @@ def test_cancelled_wait_at_commit_is_committed(system):
 def test_listed_while_it_waits_is_not_a_vote(system):
     """A gid is listed in pg_prepared_xacts while its PREPARE still waits: the sweep may not make a vote of it (hazards 1.18)."""
     key = fresh()
-    wait_for_nobody(system.clusters[0])
+    system.clusters[0].wait_for_nobody()
     future = system.app.run_later(put(key, *NAMES), deadline="2s")
     wait_until(lambda: system.db["orders"].prepared(), 10, "the waiting branch is listed")
     assert not future.done()
@@ -102,7 +93,7 @@ def test_listed_while_it_waits_is_not_a_vote(system):
 def test_one_participant_waits_too(system):
     """Plain COMMIT without the standby: never acknowledged as replicated; pending or committed, and the truth afterwards."""
     key = fresh()
-    wait_for_nobody(system.clusters[0])
+    system.clusters[0].wait_for_nobody()
     future = system.app.run_later(put(key, "orders"), deadline="1s", timeout=30)
     wait_until(lambda: waiting(system.db["orders"], "%"), 10, "COMMIT waits for the standby")
     assert not future.done() or future.result().status == 202
@@ -118,30 +109,19 @@ class Pair:
     def __init__(self, synchronous, coordinator=None):
         self.system = System({"orders": 0, "balance": 1}, link_proxies=("orders",), start=False, coordinator=coordinator)
         self.primary = self.system.clusters[0]
-        self.standby = Cluster(start=False)
-        shutil.rmtree(self.standby.data)
-        run_as_server([os.path.join(find_server_programs(), "pg_basebackup"), "-D", self.standby.data, "-R", "-X", "stream", "-c", "fast",
-                       "-d", self.primary.conninfo("postgres") + " application_name=second"])
-        self.standby.write_settings()
-        self.standby.start()
+        self.standby = self.primary.make_standby()
         if synchronous:
             self.primary.set(synchronous_standby_names="'second'")
-        self.wait_streaming()
+        self.primary.wait_streaming()
         agent = self.system.agents["orders"]
         agent.config["database"]["conninfo"] = (f"host={self.primary.directory},{self.standby.directory} port=5432 dbname=orders "
                                                 "user=lockstep_agent target_session_attrs=read-write")
         self.system.start()
 
-    def wait_streaming(self):
-        with self.primary.connect("postgres") as session:
-            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where state = 'streaming'").fetchone()[0] == 1, 10,
-                       "the standby streams")
-
     def fail_over(self):
         """The primary dies for good, the standby is promoted."""
         self.primary.kill()
-        with self.standby.connect("postgres") as session:
-            session.execute("select pg_promote()")
+        self.standby.promote()
         self.system.clusters[0] = self.standby
         self.system.db["orders"].close()
         self.system.db["orders"].cluster = self.standby
@@ -186,9 +166,7 @@ def test_failover_that_lost_the_prepare():
     try:
         system, key = pair.system, fresh()
         system.alive()
-        with pair.primary.connect("postgres") as session:
-            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
-                       10, "the standby has everything so far")
+        pair.primary.wait_replayed()
         pair.standby.stop()  # from here on it gets nothing more
         answer, rule = decided(system, key)
         pair.primary.kill()
@@ -208,9 +186,7 @@ def test_failover_that_lost_a_finished_branch():
     try:
         system, key = pair.system, fresh()
         system.alive()
-        with pair.primary.connect("postgres") as session:
-            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
-                       10, "the standby has everything so far")
+        pair.primary.wait_replayed()
         pair.standby.stop()
         answer = system.app.run(put(key, *NAMES))
         assert answer.status == 200 and answer.applied is True, answer
@@ -228,9 +204,7 @@ def test_failover_that_lost_a_finished_branch():
 def applied_behind_the_standby(pair, key):
     """A commit that is applied and acknowledged, of which the standby has only the prepared branch: it stands still."""
     answer, rule = decided(pair.system, key)
-    with pair.primary.connect("postgres") as session:
-        wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
-                   10, "the standby has the prepared branch")
+    pair.primary.wait_replayed()
     pair.standby.stop()
     rule.release()
     assert pair.system.app.get(answer.gtid, for_="applied", timeout="10s").applied is True
@@ -254,34 +228,29 @@ def test_failover_that_lost_a_commit():
         pair.close()
 
 
-def test_failover_between_prepare_and_the_position_of_its_vote():
+@pytest.mark.parametrize("point", ["coord_sighting_appended", "coord_history_proved"])
+def test_failover_between_prepare_and_the_position_of_its_vote(point):
     """A vote's position is read behind PREPARE, when others have flushed more: an upper bound. The failover keeps the branch, but by that position it
-    would be lost. It is committed there; then the coordinator dies before it has noted the new timeline, and proves the branch again: no hazard."""
+    would be lost. The coordinator dies before what it has seen of it is durable; or the branch is committed there, and the coordinator dies before it
+    has noted the new timeline, and proves the branch again: no hazard."""
     pair = Pair(synchronous=False)
     try:
         system, key = pair.system, fresh()
         system.alive()
-        wait_for_nobody(pair.primary)
+        pair.primary.wait_for_nobody()
         rule = system.link["orders"].at("decide", "hold", up=False)
         future = system.app.run_later(put(key, *NAMES), wait="decided", deadline="30s")
         wait_until(lambda: system.db["orders"].prepared(), 10, "PREPARE waits for a standby that is not there")
-        with pair.primary.connect("postgres") as session:
-            wait_until(lambda: session.execute("select count(*) from pg_stat_replication where replay_lsn = pg_current_wal_lsn()").fetchone()[0] == 1,
-                       10, "the standby has the prepared branch")
-        pair.standby.stop()  # it gets nothing more, the primary goes on
-        with pair.primary.connect("postgres") as session:
-            session.execute("set synchronous_commit = local")
-            session.execute("create table only_here as select generate_series(1, 1000)")
-        pair.primary.set(synchronous_standby_names="''")
+        pair.primary.go_on_alone(pair.standby)
         answer = future.result()
         assert answer.status == 200, answer
         rule.wait_hit()
-        system.coordinator.restart(fail="coord_history_proved=kill")  # at the failover that follows
+        system.coordinator.restart(fail=f"{point}=kill")  # at the failover that follows
         pair.primary.kill()
         pair.standby.start()
         pair.fail_over()
         rule.release()
-        wait_until(lambda: system.coordinator.process.poll() is not None, 40, "the coordinator dies when all is proved")
+        wait_until(lambda: system.coordinator.process.poll() is not None, 40, f"the coordinator dies at {point}")
         system.coordinator.reap()
         system.agents["orders"].kill()  # and with it what it remembers
         system.coordinator.start()

@@ -151,6 +151,56 @@ class Cluster:
         else:
             self.process.send_signal(signal.SIGHUP)
 
+    # -- a standby
+
+    def make_standby(self):
+        """A server that streams from this one; it is called "second" here."""
+        standby = Cluster(start=False)
+        shutil.rmtree(standby.data)
+        run_as_server([os.path.join(find_server_programs(), "pg_basebackup"), "-D", standby.data, "-R", "-X", "stream", "-c", "fast",
+                       "-d", self.conninfo("postgres") + " application_name=second"])
+        standby.write_settings()
+        return standby.start()
+
+    def wait_for_nobody(self):
+        """From now on every commit here waits for a standby that does not exist."""
+        self.set(synchronous_standby_names="'nobody'")
+        with self.connect("postgres") as session:
+            wait_until(lambda: session.execute("show synchronous_standby_names").fetchone()[0] == "nobody", 5, "the setting is read")
+
+    def wait_streaming(self):
+        self.wait_standby("state = 'streaming'", "the standby streams")
+
+    def wait_replayed(self):
+        self.wait_standby("replay_lsn = pg_current_wal_lsn()", "the standby has everything so far")
+
+    def wait_standby(self, condition, what):
+        with self.connect("postgres") as session:
+            wait_until(lambda: session.execute(f"select count(*) from pg_stat_replication where {condition}").fetchone()[0] == 1, 10, what)
+
+    def go_on_alone(self, standby):
+        """Whoever waits for nobody here waits no more, and more is written, before it reads where it stands: the standby stops with
+        what is there now, and has less than that."""
+        self.wait_replayed()
+        standby.stop()
+        with self.connect("postgres") as session:
+            session.execute("set synchronous_commit = local")
+            session.execute("create table only_here as select generate_series(1, 1000)")
+        self.set(synchronous_standby_names="''")
+
+    def promote(self):
+        with self.connect("postgres") as session:
+            session.execute("select pg_promote(true, 30)")
+
+    def become(self, standby):
+        """This one dies for good; the standby, which is stopped, is promoted in its place and answers at its address."""
+        self.kill()
+        shutil.rmtree(self.data)
+        os.rename(standby.data, self.data)
+        self.write_settings()
+        self.start()
+        self.promote()
+
     # -- life
 
     def spawn(self):
