@@ -34,6 +34,8 @@ const struct conf_key agent_conf_keys[] = {
     {"pool.finishers", CONF_U32, AT(finishers), "8", false, 2, 64, "sessions per role for COMMIT PREPARED and ROLLBACK PREPARED"},
     {"pool.statements", CONF_U32, AT(statements), "64", false, 0, LS_STATEMENTS_MAX,
      "INSERT, UPDATE and DELETE of apps that a worker session keeps prepared; 0: each is sent as it is"},
+    {"limits.finished", CONF_U32, AT(finished), "65536", false, 1024, 10000000,
+     "ended branches remembered, so that work that comes twice never runs twice; 80 bytes each"},
     {"prepared.share", CONF_U32, AT(prepared_share), "100", false, 1, 100,
      "percent of max_prepared_transactions that this agent may fill; it is per cluster, not per database"},
     {"sweep.interval", CONF_MS, AT(sweep_ms), "10s", false, 100, 3600000, "how often prepared transactions are listed and asked about"},
@@ -61,7 +63,7 @@ const struct conf_key agent_conf_keys[] = {
 };
 const size_t agent_conf_key_count = sizeof(agent_conf_keys) / sizeof(agent_conf_keys[0]);
 
-_Static_assert(LS_DEFAULT_WORKERS_MAX == 64 && LS_DEFAULT_FINISHERS == 8 && LS_DEFAULT_STATEMENTS == 64 && LS_DEFAULT_SWEEP_S == 10 && LS_DEFAULT_PREPARED_SHARE == 100 &&
+_Static_assert(LS_DEFAULT_WORKERS_MAX == 64 && LS_DEFAULT_FINISHERS == 8 && LS_DEFAULT_STATEMENTS == 64 && AGENT_DEFAULT_FINISHED_MAX == 65536 && LS_DEFAULT_SWEEP_S == 10 && LS_DEFAULT_PREPARED_SHARE == 100 &&
                    LS_DEFAULT_RELAY_SESSIONS == 4 && LS_DEFAULT_RELAY_ATTEMPTS == 10 && LS_DEFAULT_HANDLER_MS == 30000 &&
                    LS_DEFAULT_RELAY_KEEP_INBOX_S == 168 * 3600 && LS_DEFAULT_RELAY_KEEP_EVENTS_S == 0,
                "the sample shows these numbers, limits.h has their names");
@@ -176,6 +178,7 @@ void agent_conf_core(const struct agent_conf *conf, uint64_t seed, struct agent_
     snprintf(ret_core->participant, sizeof(ret_core->participant), "%s", conf->name);
     snprintf(ret_core->coordinator, sizeof(ret_core->coordinator), "%s", conf->coordinator_name);
     ret_core->workers_max = conf->workers;
+    ret_core->finished_max = conf->finished;
     ret_core->prepared_share = conf->prepared_share;
     ret_core->sweep_us = conf->sweep_ms * 1000;
     ret_core->grace_us = conf->grace_ms * 1000;

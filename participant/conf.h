@@ -21,7 +21,7 @@ struct agent_conf {
     uint64_t connect_ms;
     struct conf_map roles;     /* app identity or "*" -> database role */
     struct conf_map functions; /* app identity -> names of functions, comma-separated */
-    uint32_t workers, finishers, statements, prepared_share;
+    uint32_t workers, finishers, statements, finished, prepared_share;
     uint64_t sweep_ms, grace_ms, lock_wait_ms, settle_lock_ms, drain_ms;
     char *gid_form_word;
     char *peers_listen, *peers_address;

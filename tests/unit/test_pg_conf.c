@@ -178,6 +178,7 @@ static void refused(void **state)
                {"roles: {\"*\": r}\nfaults: maybe\n", "faults"},
                {"roles: {\"*\": r}\nlog: {level: loud}\n", "loud"},
                {"roles: {\"*\": r}\npool: {workers: 0}\n", "workers"},
+               {"roles: {\"*\": r}\nlimits: {finished: 1023}\n", "finished"},
                {"roles: {\"*\": r}\nprepared: {share: 101}\n", "share"},
                {"roles: {\"*\": r}\nnonsense: 1\n", "nonsense"}};
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
