@@ -78,7 +78,8 @@ struct agent_story {
     const char *kept_sagas[TALES_MAX]; /* with barrier rows */
     uint32_t kept_count, version;
     uint64_t kept_token;
-    char lose[16]; /* what happens to the next finish: "", "before", "after" */
+    char lose[16];    /* what happens to the next finish: "", or "before", "after" it acted its answer is lost ... */
+    char sqlstate[6]; /* ... or is this error */
     struct story_words *words;
     bool dead;
 };
@@ -159,7 +160,8 @@ static void answer_finish(struct agent_story *s, const struct op *op, struct age
     struct agent_answer *answer = &event->finish.answer;
     event->kind = AEV_DB_FINISH;
     bool before = strcmp(s->lose, "before") == 0;
-    answer->lost = s->lose[0] != '\0';
+    answer->lost = s->lose[0] != '\0' && s->sqlstate[0] == '\0';
+    answer->sqlstate = s->lose[0] != '\0' && s->sqlstate[0] != '\0' ? s->sqlstate : NULL;
     s->lose[0] = '\0';
     if (before) return;
     if (t == NULL || (t->fate != PREPARED && t->stranger_xid == 0)) {
@@ -681,6 +683,11 @@ static bool do_simple(struct agent_story *s, char *words[], size_t count) {
         event.kind = AEV_CONTROL_LOST;
     } else if (strcmp(words[0], "lose") == 0 && count >= 2) {
         (void)snprintf(s->lose, sizeof s->lose, "%s", words[1]);
+        s->sqlstate[0] = '\0';
+        return true;
+    } else if (strcmp(words[0], "refuse") == 0 && count >= 2) {
+        (void)snprintf(s->lose, sizeof s->lose, "%s", count > 2 ? words[2] : "before");
+        (void)snprintf(s->sqlstate, sizeof s->sqlstate, "%s", words[1]);
         return true;
     } else if (strcmp(words[0], "coordinator") == 0 && count >= 2) {
         s->no_coordinator = strcmp(words[1], "away") == 0;
