@@ -174,6 +174,7 @@ static void on_done(void *context, const struct web_answer *answer) {
     struct saga_calls *c = saga_host_calls(attempt->saga->sagas);
     const struct document *document = attempt->saga->run->document;
     struct saga_call_verdict verdict;
+    /* Crash: called again with the same key: the service knows. */
     (void)failpoint_hit(FP_saga_call_answered);
     saga_call_judge(answer, attempt->op, service_of(attempt), document->steps[attempt->step].referenced, &verdict);
     unlink_attempt(c, attempt); /* the call goes by itself */
@@ -204,6 +205,7 @@ static void send_first(struct saga_calls *c, struct saga_calls_queue *queue) {
         diag(DIAG_DEBUG, "saga call", "gtid", attempt->saga->gtid, "step", diag_u64(attempt->step), "op",
              saga_op_name(attempt->op), NULL);
     }
+    /* Crash: it may have left or not; called again with the same key. */
     (void)failpoint_hit(FP_saga_call_sent);
 }
 

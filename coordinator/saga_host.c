@@ -251,6 +251,7 @@ static void log_begin(struct saga_host *h, const struct saga_effect *effect) {
     }
     assert(lockstep__log_saga_begin__get_packed_size(&record) <= sizeof payload);
     size_t length = lockstep__log_saga_begin__pack(&record, payload);
+    /* Crash: it was never begun; nothing was sent, and its key is free. */
     (void)failpoint_hit(FP_saga_before_begin);
     r->begin_position = append(h, r, DLOG_SAGA_BEGIN, payload, length, effect->ticket);
     r->body = NULL;
@@ -261,6 +262,7 @@ static void log_move(struct saga_host *h, const struct saga_effect *effect) {
     bool end = effect->kind == SAGA_FX_LOG_END;
     size_t length = end ? saga_log_end(effect->saga, claim_unix_ms(), payload)
                         : saga_log_phase(effect->saga, claim_unix_ms(), payload);
+    /* Crash: the log has it as it was before; whoever is asked again has a barrier row. */
     (void)failpoint_hit(end ? FP_saga_before_end : FP_saga_before_phase);
     (void)append(h, effect->saga->host, end ? DLOG_SAGA_END : DLOG_SAGA_PHASE, payload, length, effect->ticket);
 }
@@ -533,6 +535,7 @@ static void tell_forget(struct saga_run *r) {
     if (r->saga != NULL || r->unsettled > 0) {
         return;
     }
+    /* Crash: the barrier rows stay, until the agent asks about them. */
     (void)failpoint_hit(FP_saga_before_forget);
     const struct document *document = r->run->document;
     for (uint32_t i = 0; i < document->participant_count; i++) {
@@ -550,6 +553,7 @@ bool saga_host_on_outcome(struct saga_host *h, const struct txn *txn) {
         return false;
     }
     *link = attempt->next;
+    /* Crash: asked again, and the barrier answers the same. */
     (void)failpoint_hit(FP_saga_attempt_answered);
     answer_attempt(h, attempt, txn);
     attempt->saga->unsettled--;
@@ -574,7 +578,8 @@ bool saga_host_forgotten(const struct saga_host *h, const struct ls_gtid *gtid) 
             return r->saga == NULL && r->unsettled == 0;
         }
     }
-    return engine_has_heard(host->engine, gtid->epoch); /* unknown here: ended, or this log is a copy from before it began */
+    /* unknown here: ended, or this log is a copy from before it began */
+    return engine_has_heard(host->engine, gtid->epoch);
 }
 
 /* ---------------------------------------------------------------- effects */
@@ -612,9 +617,11 @@ static void on_state(struct saga_host *h, struct saga *s) {
     switch (s->state) {
     case SAGA_RUNNING:
     case SAGA_PASSED:
+        /* Crash: the record is durable, nothing behind it was sent: the next life goes forward from there. */
         (void)failpoint_hit(s->state == SAGA_PASSED ? FP_saga_passed_durable : FP_saga_begin_durable);
         break;
     case SAGA_COMPENSATING:
+        /* Crash: the turn is durable, nothing undone: the next life compensates. */
         (void)failpoint_hit(FP_saga_turn_durable);
         diag(DIAG_INFO, "saga turns", "gtid", r->gtid, "step", step_text(r, s->cause_step, step, sizeof step),
              "sqlstate", s->sqlstate, "reason", s->reason, NULL);
@@ -639,6 +646,7 @@ static void on_state(struct saga_host *h, struct saga *s) {
 
 static void on_ended(struct saga_host *h, struct saga *s) {
     struct saga_run *r = s->host;
+    /* Crash: nothing is left to do; who asks is told the same. */
     (void)failpoint_hit(FP_saga_end_durable);
     h->stats.completed += s->state == SAGA_COMPLETED;
     h->stats.compensated += s->state == SAGA_COMPENSATED;
