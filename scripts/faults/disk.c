@@ -2,12 +2,13 @@
  * disk.c: a disk that is full, slow or broken, for any program that is started with LD_PRELOAD=libfault-disk.so:
  * lockstepd, or a PostgreSQL server.
  *
- *   FAULT_DIR      only files below it
- *   FAULT_CONTROL  a file with one line, looked at at every call, so that a fault comes and goes while the program
- * runs. Nothing, or no such file: the disk is in order. full         no file grows (ENOSPC); what lies inside a file
- * can be overwritten, as on a disk with preallocated files slow MS      every fsync and fdatasync takes MS milliseconds
- * longer fail         every fsync and fdatasync fails (EIO); the bytes that this process has written since the last
- * good one become zeros, as on a disk whose dirty pages are dropped and called clean
+ * Only files below FAULT_DIR. FAULT_CONTROL is a file with one line, looked at at every call, so that a fault comes
+ * and goes while the program runs. Nothing in it, or no such file: the disk is in order. Else one of
+ *
+ * - full: no file grows (ENOSPC); what lies inside a file can be overwritten, as on a disk with preallocated files
+ * - slow MS: every fsync and fdatasync takes MS milliseconds longer
+ * - fail: every fsync and fdatasync fails (EIO); the bytes that this process has written since the last good one
+ *   become zeros, as on a disk whose dirty pages are dropped and called clean
  *
  * The scripts disk-full, slow-fsync and failed-fsync beside it write that line and take it away.
  */

@@ -187,24 +187,45 @@ def print_side_by_side(demos):
         print(f"  {name:<50}" + "".join(f"{figure(demo):>22}" for demo in demos))
 
 
-def write_stop(place):
-    """A script that ends what we leave running: only those processes, even if a pid has been used again since."""
-    lines = ["#!/bin/sh", "# Ends the processes of this demo, and no others, and removes its folder.",
-             "end() { # pid signal",
-             f"    tr '\\0' ' ' </proc/$1/cmdline 2>/dev/null | grep -qF {shlex.quote(place.path)} || return 0",
-             "    kill -$2 $1",
-             "    while grep -q '^State:.[^Z]' /proc/$1/status 2>/dev/null; do sleep 0.05; done",
+def running_words(process):
+    """The two words of its command line that nobody else has: `--config FILE` or `-D FOLDER`."""
+    option = "-D" if "-D" in process.argv else "--config"
+    return f"{option} {shlex.quote(process.argv[process.argv.index(option) + 1])}"
+
+
+def write_stop(place, kept):
+    """A script that ends what was left running, also what has been started again since; by the command line, not by a pid that may be another's by now."""
+    lines = ["#!/bin/sh", "# Ends the programs of this demo, and no others, and removes its folder.",
+             "end() { # SIGNAL OPTION VALUE",
+             "    for line in $(grep -lsF -e \"$3\" /proc/[0-9]*/cmdline); do",
+             "        pid=${line#/proc/} pid=${pid%/cmdline}",
+             "        tr '\\0' '\\n' 2>/dev/null <\"$line\" | grep -A1 -xF -e \"$2\" | grep -qxF -e \"$3\" || continue",
+             "        kill -\"$1\" \"$pid\"",
+             "        while grep -qs '^State:.[^Z]' \"/proc/$pid/status\"; do sleep 0.05; done",
+             "    done",
              "}"]
-    for process in reversed(place.processes):
-        if process.running():
-            lines.append(f"end {process.pid} {process.stop_signal.name.removeprefix('SIG')}")
+    lines += [f"end {process.stop_signal.name.removeprefix('SIG')} {running_words(process)}" for process in reversed(kept)]
     lines.append(f"rm -rf {shlex.quote(place.path)}")
     return place.write("stop", "\n".join(lines) + "\n", 0o700)
 
 
+def write_start(place, kept, client):
+    """A script that starts one of them again, for the fault scripts. Without the client's variables: they would go before the daemon's own configuration."""
+    lines = ["#!/bin/sh", "# start NAME [VARIABLE=VALUE...]: one program of this demo, as it was started; its process id goes to pid/NAME, what it says to log/NAME.",
+             f"unset {' '.join(client)}", "name=$1", "shift", "case $name in"]
+    for process in kept:
+        account = process.account
+        become = f"setpriv --reuid={account.pw_uid} --regid={account.pw_gid} --init-groups " if account else ""
+        lines.append(f"{process.name}) set -- env \"$@\" {become}{' '.join(map(shlex.quote, process.argv))} ;;")
+    lines += ["*)", f"    echo \"start: which of {', '.join(process.name for process in kept)}?\" >&2", "    exit 2", "    ;;", "esac",
+              f"cd {shlex.quote(place.path)} || exit 1", "echo $$ >\"pid/$name\"", "exec \"$@\" >>\"log/$name\" 2>&1 </dev/null"]
+    return place.write("start", "\n".join(lines) + "\n", 0o700)
+
+
 def explain_keep(shop):
     place, lockstep = shop.place, shop.program("lockstep")
-    stop = write_stop(place)
+    kept = [process for process in place.processes if process.running()]
+    stop, start = write_stop(place, kept), write_start(place, kept, shop.client_environment())
     exports = [f"export {name}={shlex.quote(value)}" for name, value in shop.client_environment().items()]
     environment = place.write("environment", "\n".join(exports) + "\n")
     print(f"\nEverything is left running in {place.path}. To look at it:")
@@ -221,7 +242,11 @@ def explain_keep(shop):
     audit_script = place.write("audit", f"#!/bin/sh\nexec {os.path.dirname(os.path.abspath(__file__))}/audit.py {words} --journal {place.path}/journal\n", 0o700)
     print(f"  {audit_script}                  # the audit again")
     print(f"  ls {place.path}/log                # what they all wrote")
-    print(f"To break something (docs/lab.md, scripts/faults):\n  {os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'faults', 'pause')} --pid-file {place.path}/pid/agent-products --for 10")
+    faults = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "faults")
+    print("To break something (docs/lab.md; each with --help):")
+    print(f"  {faults}/pause --pid-file {place.path}/pid/agent-products --for 10")
+    print(f"  {faults}/kill --pid-file {place.path}/pid/lockstepd --for 10 --restart '{start} lockstepd'")
+    print(f"  {faults}/server-stop --data {place.path}/{shop.layout[1][0]}/data --for 10")
     print(f"To stop it and remove the folder:\n  {stop}")
 
 
@@ -258,7 +283,8 @@ def main():
     place, status = None, 1
     try:
         place = Place("lockstep-demo", arguments.keep)
-        shop = FormsShop(place, os.path.abspath(arguments.build))
+        faults = "faults: enabled\n" if arguments.keep else ""  # somebody may want to crash a daemon at a point of its way
+        shop = FormsShop(place, os.path.abspath(arguments.build), faults, faults)
         good = start_and_run(shop, SECONDS_QUICK if arguments.quick else SECONDS)
         print("\nThe databases agree: every order is everywhere or nowhere, in each of its forms." if good else "\nTHE AUDIT FAILED.")
         status = 0 if good else 1

@@ -56,11 +56,14 @@ rest() {
 pid= pid_file=
 find_pid() {
     if [ -n "$pid_file" ]; then
-        read -r pid <"$pid_file" || fail "cannot read $pid_file"
+        [ -r "$pid_file" ] || fail "cannot read $pid_file"
+        pid=
+        read -r pid <"$pid_file" || true # the newline may be missing
     fi
     need '--pid or --pid-file' "$pid"
     if ! [[ $pid =~ ^[0-9]+$ ]]; then bad_usage "no process id: \`$pid'"; fi
     running "$pid" || fail "there is no process $pid"
+    kill -0 "$pid" 2>/dev/null || fail "process $pid is not ours to stop"
 }
 running() { [ -d "/proc/$1" ] && ! grep -q '^State:[[:space:]]*[ZX]' "/proc/$1/status" 2>/dev/null; }
 # A process and all its children, as far down as they go.
@@ -69,23 +72,28 @@ tree() {
     echo "$1"
     for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do tree "$child"; done
 }
-# Runs a command as the owner of a path: pg_ctl does not run as root.
+# Runs a command as the owner of a path: pg_ctl does not run as root. It does not hear Ctrl-C: what it has begun on a server is brought to its end, and then undone.
 as_owner() { # PATH COMMAND...
     local owner
     owner=$(stat -c %U "$1")
     shift
-    if [ "$(id -u)" -eq 0 ] && [ "$owner" != root ]; then setpriv --reuid="$owner" --regid="$(id -g "$owner")" --init-groups "$@"; else "$@"; fi
+    (
+        trap '' INT
+        if [ "$(id -u)" -eq 0 ] && [ "$owner" != root ]; then exec setpriv --reuid="$owner" --regid="$(id -g "$owner")" --init-groups "$@"; fi
+        exec "$@"
+    )
 }
 
 # common_option NAME VALUE: 0 if it was one of --for, --pid, --pid-file (both words are used up), 1 if not.
 common_option() {
     case $1 in
     --for)
-        is_seconds "${2:-}" || bad_usage "--for: how many seconds?"
+        need --for "${2:-}"
+        is_seconds "$2" || bad_usage "--for: no number of seconds: \`$2'"
         hold_seconds=$2
         ;;
-    --pid) pid=${2:-} ;;
-    --pid-file) pid_file=${2:-} ;;
+    --pid) need --pid "${2:-}" && pid=$2 ;;
+    --pid-file) need --pid-file "${2:-}" && pid_file=$2 ;;
     -h | --help)
         usage
         exit 0
@@ -98,4 +106,20 @@ common_option() {
 find_pg_bin() {
     if [ -z "${pg_bin:-}" ]; then pg_bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1); fi
     [ -x "$pg_bin/pg_ctl" ] || fail "no pg_ctl in \`$pg_bin': give --pg-bin"
+}
+is_data() { [ -f "$1/PG_VERSION" ] || fail "$1 is no data directory of PostgreSQL"; }
+pg_ctl() { as_owner "$2" "$pg_bin/pg_ctl" "$1" -D "${@:2}" >/dev/null; }
+server_runs() { pg_ctl status "$1" 2>/dev/null; }
+
+# disk_fault CONTROL LINE WHAT: for a program that was started with libfault-disk.so (scripts/faults/disk.c).
+disk_fault() {
+    control=$1
+    { : >>"$control"; } 2>/dev/null || fail "cannot write $control"
+    if ! grep -qszxF "FAULT_CONTROL=$control" /proc/[0-9]*/environ; then
+        echo "$(basename "$usage_of"): no program that we can see was started with FAULT_CONTROL=$control" >&2
+    fi
+    arm
+    echo "$2" >"$control"
+    injected "$3"
+    hold
 }

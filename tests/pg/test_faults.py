@@ -6,6 +6,7 @@ Seen if wrong: a fault that is not there, one that stays, a process that is left
 """
 
 import glob
+import json
 import os
 import re
 import signal
@@ -89,6 +90,38 @@ def test_help_and_nonsense(name):
         assert done.returncode == 2 and name in done.stderr, done
 
 
+# A wrong value is named, and an option at the end of the line that lacks its value is missed.
+WRONG = [
+    ("kill", ["--pid"], "--pid"), ("kill", ["--pid", "12x"], "`12x'"), ("kill", ["--pid", "1", "--restart"], "--restart"), ("kill", ["--pid", "1", "--for", "soon"], "`soon'"),
+    ("pause", ["--pid-file"], "--pid-file"), ("pause", ["--pid", "1", "--for"], "--for"), ("pause", ["--pid", "1", "--for", "-3"], "`-3'"),
+    ("crash-at", ["--point"], "--point"), ("disk-full", ["--control"], "--control"), ("slow-fsync", ["--control", "/tmp/c", "--ms", "abc"], "`abc'"),
+    ("server-stop", ["--data", "/tmp", "--mode", "smart"], "`smart'"), ("late-prepare", ["--agent-pid", "1", "--participant", "a b", "--conninfo", "x"], "`a b'"),
+    ("link", ["--listen", "127.0.0.1:99999", "--to", "127.0.0.1:1"], "`127.0.0.1:99999'"), ("link", ["--listen", "127.0.0.1:0", "--to", "127.0.0.1:0"], "127.0.0.1:0"),
+    ("link", ["--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--for", "-3"], "`-3'"), ("link", ["--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", "--ms", "-1"], "`-1'"),
+    ("network", ["--to", "127.0.0.1:1", "--for", "nan", "--", "true"], "`nan'"), ("network", ["--to", "127.0.0.1:1", "--ms", "x", "--", "true"], "`x'"),
+]
+
+
+@pytest.mark.parametrize("name,words,named", WRONG, ids=[" ".join([name, *words]) for name, words, _ in WRONG])
+def test_wrong_value(name, words, named):
+    done = subprocess.run([os.path.join(FAULTS, name), *words], capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode == 2 and named in done.stderr and "injected" not in done.stdout, done
+
+
+def test_nothing_there():
+    """What is meant is not there: one line says so, and nothing was touched."""
+    empty = folder.make("nothing")
+    for name, words, named in (("pause", ["--pid-file", f"{empty}/pid"], f"cannot read {empty}/pid"), ("server-stop", ["--data", empty], f"{empty} is no data directory"),
+                               ("server-failover", ["--data", empty, "--standby", empty], f"{empty} is no data directory"), ("lost-log", ["--data", f"{empty}/log"], f"there is no {empty}/log"),
+                               ("disk-full", ["--control", f"{empty}/no/control"], f"cannot write {empty}/no/control"),
+                               ("forgotten-client", ["--conninfo", f"host={empty} port=1", "--sql", "select 1"], f"{empty}/.s.PGSQL.1"),
+                               ("late-prepare", ["--agent-pid", os.getpid(), "--participant", "orders", "--conninfo", f"host={empty} port=1"], f"{empty}/.s.PGSQL.1")):
+        done = subprocess.run([os.path.join(FAULTS, name), *map(str, words)], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 1 and named in done.stderr and "injected" not in done.stdout and "undone" not in done.stdout, done
+        assert len(done.stderr.splitlines()) <= 3, done.stderr
+    assert os.listdir(empty) == []
+
+
 def test_every_script_has_a_test():
     with open(__file__, encoding="utf-8") as file:
         text = file.read()
@@ -102,6 +135,45 @@ def test_kill(sleeper):
     wait_until(lambda: not alive(sleeper.pid), 5, "it is dead")
     wait_until(lambda: os.path.exists(marker), 10, "its restart was run")
     assert "there is no process" in Fault("kill", "--pid", sleeper.pid).ends(1)
+
+
+def test_what_is_restarted_can_be_ended(sleeper):
+    """It outlives the script, and hears the signals that the script itself did not want to hear at its end."""
+    for how in (signal.SIGTERM, signal.SIGINT):
+        victim = processes.start(["sleep", "1000"])
+        fault = Fault("kill", "--pid", victim.pid, "--restart", "exec sleep 1000").injected()
+        fault.interrupt(how)
+        restarted = int(re.search(r"started as process (\d+)", fault.said())[1])
+        wait_until(lambda: alive(restarted), 5, "it runs")
+        wait_until(lambda: "sleep" in open(f"/proc/{restarted}/comm", encoding="ascii").read(), 5, "it is the command")
+        os.kill(restarted, how)
+        wait_until(lambda: not alive(restarted), 5, "it ends")
+        victim.wait()
+
+
+def test_pid_file_without_a_newline(sleeper):
+    path = os.path.join(folder.make("pid"), "pid")
+    with open(path, "w", encoding="ascii") as file:
+        file.write(str(sleeper.pid))
+    Fault("pause", "--pid-file", path, "--for", "0.1").ends()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root drops its rights here")
+@pytest.mark.parametrize("name", ["kill", "pause"])
+def test_not_ours(sleeper, name):
+    """Somebody else's process: refused at once."""
+    done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", os.path.join(FAULTS, name), "--pid", str(sleeper.pid)], capture_output=True,
+                          text=True, check=False, timeout=20, cwd="/")
+    assert done.returncode == 1 and f"process {sleeper.pid} is not ours" in done.stderr and "injected" not in done.stdout, done
+    assert state_of(sleeper.pid) == "S"
+
+
+def test_pause_of_one_that_is_gone():
+    victim = processes.start(["sleep", "1000"])
+    fault = Fault("pause", "--pid", victim.pid).injected()
+    victim.kill()
+    victim.wait()
+    assert "gone" in fault.interrupt() and "goes on" not in fault.said()
 
 
 @pytest.mark.parametrize("how", ["to its end", signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -175,6 +247,21 @@ def test_server_failover(cluster):
         for path in (cluster.data, data):
             subprocess.run([*pg_ctl, "-D", path, "-m", "immediate", "stop"], check=False, capture_output=True)
     os.remove(os.path.join(cluster.data, "standby.signal"))
+    cluster.start()
+
+
+def test_a_server_that_does_not_run(cluster):
+    """Neither stopped nor started, nor is another one stopped for its sake."""
+    empty = folder.make("standby")
+    for name in ("PG_VERSION", "standby.signal"):
+        with open(os.path.join(empty, name), "w", encoding="ascii"):
+            pass
+    assert f"no server runs on {empty}" in Fault("server-failover", "--data", cluster.data, "--standby", empty).ends(1)
+    with cluster.connect("postgres") as session:
+        assert session.execute("select 1").fetchone() == (1,)
+    cluster.stop()
+    assert "no server runs on" in Fault("server-stop", "--data", cluster.data).ends(1)
+    assert not os.path.exists(os.path.join(cluster.data, "postmaster.pid"))
     cluster.start()
 
 
@@ -333,6 +420,17 @@ def test_link_cuts(echo):
     fault.interrupt()
 
 
+def test_link_takes_nobodys_socket():
+    """--listen and --to in the wrong order: the socket that somebody listens on stays."""
+    path = os.path.join(folder.make("socket"), "s")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        assert f"{path} is there already" in Fault("link", "--listen", f"unix:{path}", "--to", "unix:/nowhere").ends(1)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+
+
 # ---- a network namespace
 
 class Cabled:
@@ -437,6 +535,68 @@ def test_network_refuses(echo):
     for bad in (["--to", "orders:1"], ["--to", "127.0.0.1:1", "--percent", "0"], ["--to", "127.0.0.1:1", "--mode", "cut"]):
         done = subprocess.run([os.path.join(FAULTS, "network"), *bad, "--", "true"], capture_output=True, text=True, check=False, timeout=20)
         assert done.returncode == 2, done
+
+
+# ---- the demo
+
+def mentions(path):
+    """Processes whose command line has the path in it."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if path.encode() in file.read() and int(pid) != os.getpid():
+                    found.append(int(pid))
+        except OSError:
+            pass
+    return found
+
+
+def test_on_the_demo():
+    """As the demo says it: what was left running is broken and is back, the books agree, and its `stop` ends also what was started since."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "scripts", "lib", "demo.py"), "--build", BUILD, "--quick", "--keep"], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout
+    place = re.search(r"Starting in (\S+):", done.stdout)[1]
+    try:
+        env = dict(re.findall(r"^export (\w+)=(.*)$", open(os.path.join(place, "environment"), encoding="utf-8").read(), re.M))
+
+        def all_ready():
+            said = subprocess.run([os.path.join(BUILD, "lockstep"), "participants", "-o", "json"], env=environment(env), capture_output=True, text=True, check=False, timeout=30)
+            return said.returncode == 0 and [one["state"] for one in json.loads(said.stdout)["participants"]] == ["ready"] * 5
+        assert all_ready()
+        pid, start = f"{place}/pid", f"{place}/start"
+        Fault("pause", "--pid-file", f"{pid}/agent-products", "--for", "0.2", env=env).ends()
+        for name in ("lockstepd", "agent-products"):
+            Fault("kill", "--pid-file", f"{pid}/{name}", "--for", "0.2", "--restart", f"{start} {name}", env=env).ends()
+            wait_until(all_ready, 30, f"all is ready after {name} was killed")
+        Fault("server-stop", "--data", f"{place}/c2/data", "--for", "0.2", env=env).ends()
+        wait_until(all_ready, 30, "all is ready after a server was stopped")
+        control, library = f"{place}/control", os.path.join(BUILD, "libfault-disk.so")
+        Fault("kill", "--pid-file", f"{pid}/lockstepd", "--for", "0.2", "--restart", f"{start} lockstepd LD_PRELOAD={library} FAULT_DIR={place}/coordinator FAULT_CONTROL={control}").ends()
+        wait_until(all_ready, 30, "all is ready with a disk that obeys")
+        load = [os.path.join(BUILD, "lockstep-bench"), "order-flow", "--platform", "--seconds", "3", "--clients", "4", "--journal", f"{place}/journal", "--quiet"]
+        fault = Fault("slow-fsync", "--control", control, "--ms", "20", "--for", "60").injected()
+        assert "no program" not in fault.said()
+        subprocess.run(load, env=environment(env), check=True, capture_output=True, timeout=120)
+        fault.interrupt()
+        with open(f"{pid}/lockstepd", encoding="ascii") as file:
+            os.kill(int(file.read()), signal.SIGTERM)
+        wait_until(lambda: not mentions(f"{place}/lockstepd.yaml"), 20, "the coordinator has ended")
+        lost = Fault("lost-log", "--data", f"{place}/coordinator", "--for", "0.1").ends()
+        assert "is back" in lost
+        fault = Fault("crash-at", "--point", "coord_decision_durable", "--", start, "lockstepd", env=env)
+        wait_until(all_ready, 30, "all is ready")
+        subprocess.run(load, env=environment(env), check=False, capture_output=True, timeout=120)
+        fault.injected()
+        wait_until(all_ready, 30, "all is ready after the crash")
+        subprocess.run([f"{place}/audit"], check=True, capture_output=True, timeout=120)
+        subprocess.run([f"{place}/stop"], check=True, capture_output=True, timeout=60)
+        fault.ends()
+        assert not os.path.exists(place) and not mentions(place)
+    finally:
+        if os.path.exists(f"{place}/stop"):
+            subprocess.run([f"{place}/stop"], check=False, timeout=60)
 
 
 # ---- lockstep's own
