@@ -55,6 +55,7 @@
 #define AGENT_HISTORY_MAX 256u
 #define AGENT_DEFAULT_RECOVERED_MAX 8192u
 #define AGENT_DEFAULT_FINISHED_MAX 65536u
+#define AGENT_FORGET_REST_US 100000u /* between two sagas forgotten one by one */
 #define AGENT_DEFAULT_GRACE_MS 1000u
 #define AGENT_DEFAULT_LOCK_WAIT_MS 10000u
 
@@ -445,8 +446,8 @@ enum agent_effect_kind {
     AEF_DB_SCAN,     /* list own gids (every incarnation), gid > after, ordered by gid (bytewise, collate "C"), at most
                         limit */
     AEF_DB_KEPT,     /* list sagas with barrier rows, saga > after, bytewise, at most limit */
-    AEF_DB_FORGET,   /* delete the barrier rows of `sagas` and store the horizon, durably; then delete one batch of
-                        outcome   rows below the stored horizon */
+    AEF_DB_FORGET,   /* delete the barrier rows of `sagas` and store the horizon, durably; then, if `prune`, delete one
+                        batch of outcome rows below the stored horizon */
     AEF_DB_RUN,      /* run one part of a branch in one pipeline */
     AEF_DB_COMMIT1,  /* COMMIT alone on the branch's session */
     AEF_DB_ROLLBACK, /* ROLLBACK on the branch's session, which is idle in its transaction */
@@ -545,7 +546,7 @@ struct agent_effect {
         struct {
             char *const *sagas;
             uint32_t count;
-            bool has_horizon;
+            bool has_horizon, prune;
             const char *incarnation;
             uint32_t epoch;
             uint64_t sequence;

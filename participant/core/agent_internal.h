@@ -116,7 +116,8 @@ struct agent {
     /* what may be forgotten */
     bool speaks_saga; /* the coordinator understands Kept */
     uint64_t kept_op, forget_op, kept_token;
-    uint64_t kept_us; /* next page, or the next try if no answer comes */
+    uint64_t kept_us;        /* next page, or the next try if no answer comes */
+    uint64_t forget_rest_us; /* no Forget that was not asked for before then */
     char kept_after[LS_GTID_MAX + 1];
     bool kept_more;          /* the page was full */
     bool kept_cycle;         /* forget_op belongs to a page */

@@ -3,9 +3,10 @@
  *
  * Both answer questions that somebody may still ask, so they go on the coordinator's word alone. One cycle each sweep
  * interval, beginning one interval after Ready, page by page (LS_KEPT_PAGE_MAX sagas, ordered by id): DB_KEPT -> Kept
- * -> Forget -> DB_FORGET (those sagas' rows, and the horizon), again until no outcome row below the horizon is left An
- * answer that never comes costs nothing but the next try. A Forget that was not asked for is carried out too, if
- * nothing else is on its way; what it says will be said again.
+ * -> Forget -> DB_FORGET (those sagas' rows, and the horizon), again until no outcome row below the horizon is left.
+ * An answer that never comes costs nothing but the next try. A Forget that was not asked for (of a saga that has just
+ * ended) is carried out too, if nothing else is on its way and the last one has had its rest: one saga at a time costs
+ * as much as a page of them, and what was passed over is in the next page.
  *
  * The horizon is never moved over a one-participant transaction that is still in the table here.
  */
@@ -29,6 +30,7 @@ void kept_end_of_link(struct agent *a) {
     a->kept_token = 0;
     a->kept_cycle = false;
     a->kept_us = AGENT_NEVER;
+    a->forget_rest_us = 0;
 }
 
 static void read_page(struct agent *a) {
@@ -92,6 +94,7 @@ static void emit_forget(struct agent *a, const struct agent_event *event) {
     struct agent_effect *effect = agent_emit(a, AEF_DB_FORGET);
     effect->op = a->forget_op = agent_new_op(a, SLOT_CONTROL);
     effect->forget.incarnation = a->fence.incarnation;
+    effect->forget.prune = a->kept_cycle || event == NULL || event->forget.has_horizon;
     if (event == NULL) return; /* only what lies below the stored horizon */
     effect->forget.sagas = event->forget.sagas;
     effect->forget.count = event->forget.count;
@@ -117,6 +120,9 @@ void kept_on_forget(struct agent *a, const struct agent_event *event) {
         a->kept_token = 0;
         a->kept_us = AGENT_NEVER;
         a->kept_cycle = true;
+    } else if (!event->forget.has_horizon) {
+        if (event->forget.count == 0 || a->now_us < a->forget_rest_us) return;
+        a->forget_rest_us = a->now_us + AGENT_FORGET_REST_US;
     }
     emit_forget(a, event);
 }

@@ -23,7 +23,7 @@ struct keeping {
     char after[LS_GTID_MAX + 1];
     uint32_t limit;
     char *sagas; /* {"a","b"}; NULL: none */
-    bool has_horizon;
+    bool has_horizon, prune;
     char incarnation[LS_INCARNATION_LEN + 1], epoch[12], sequence[24];
 };
 
@@ -111,10 +111,10 @@ static void forget_done(void *context, struct conn *conn, struct conn_batch *bat
     bool lost = batch->lost;
     if (!lost && batch->failed == batch->count) {
         uint64_t gone = 0;
-        event.forgotten.ok = pg_parse_u64(conn_value(&batch->items[0], 0, 0), &gone);
+        event.forgotten.ok = !keeping->prune || pg_parse_u64(conn_value(&batch->items[0], 0, 0), &gone);
         event.forgotten.more = gone >= PRUNE_BATCH;
     } else if (!lost) {
-        pg_report(keeping->task.pg, DIAG_ERROR, "outcome rows cannot be pruned", conn_message(&batch->items[batch->failed]));
+        pg_report(keeping->task.pg, DIAG_ERROR, keeping->prune ? "outcome rows cannot be pruned" : "a saga cannot be forgotten", conn_message(&batch->items[batch->failed]));
     }
     end(keeping, lost, &event);
 }
@@ -143,12 +143,15 @@ static void forget_send(struct task *task, struct lane *lane)
     const char *horizon[] = {task->pg->participant, keeping->incarnation, keeping->epoch, keeping->sequence};
     const char *prune[] = {task->pg->participant, PRUNE_BATCH_TEXT};
     keeping->lane = lane;
-    if (keeping->sagas != NULL)
+    if (keeping->sagas != NULL && keeping->prune)
         send_alone(lane, SQL_FORGET_SAGAS, 1, sagas);
     if (keeping->has_horizon)
         send_alone(lane, SQL_STORE_HORIZON, 4, horizon);
     struct conn_batch *batch = conn_begin(lane->conn, 1, forget_done, keeping);
-    conn_add(lane->conn, batch, SQL_PRUNE, 2, prune);
+    if (keeping->prune)
+        conn_add(lane->conn, batch, SQL_PRUNE, 2, prune);
+    else
+        conn_add(lane->conn, batch, SQL_FORGET_SAGAS, 1, sagas);
     conn_end(lane->conn, batch);
 }
 
@@ -180,6 +183,7 @@ void kept_forget(struct pg *pg, const struct agent_effect *effect)
     if (effect->forget.count > 0)
         keeping->sagas = array_of(effect->forget.sagas, effect->forget.count);
     keeping->has_horizon = effect->forget.has_horizon;
+    keeping->prune = effect->forget.prune;
     snprintf(keeping->incarnation, sizeof(keeping->incarnation), "%s", effect->forget.incarnation);
     snprintf(keeping->epoch, sizeof(keeping->epoch), "%" PRIu32, effect->forget.epoch);
     snprintf(keeping->sequence, sizeof(keeping->sequence), "%" PRIu64, effect->forget.sequence);

@@ -343,7 +343,7 @@ static void ask_server(struct agent_story *s, const struct agent_effect *e) {
             words_say(s->words, "db prune %u sagas, and outcome rows up to %u.%llu", (unsigned)e->forget.count,
                       (unsigned)e->forget.epoch, (unsigned long long)e->forget.sequence);
         else
-            words_say(s->words, "db prune %u sagas", (unsigned)e->forget.count);
+            words_say(s->words, "db %s %u sagas", e->forget.prune ? "prune" : "let go of", (unsigned)e->forget.count);
         return;
     }
     words_say(s->words, "db %s%s%s%s", op_word(e->kind), op->gtid[0] != '\0' ? " " : "", op->gtid,

@@ -139,7 +139,7 @@ static void out_effect(struct rig *rig, const struct agent_effect *e) {
         out(rig, "page after '%s'\n", e->kept_page.after);
         return;
     case AEF_DB_FORGET:
-        out(rig, "prune %" PRIu32, e->forget.count);
+        out(rig, e->forget.prune ? "prune %" PRIu32 : "let go of %" PRIu32, e->forget.count);
         out(rig, e->forget.has_horizon ? " horizon=%" PRIu32 ".%" PRIu64 "\n" : "\n", e->forget.epoch,
             e->forget.sequence);
         assert_string_equal(e->forget.incarnation, RIG_INCARNATION);

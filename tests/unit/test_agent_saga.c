@@ -172,6 +172,30 @@ static void pages_follow_each_other(void **state) {
     rig_free(&rig);
 }
 
+/* With each of them its own round to the server, sagas that end quickly would cost as much in being forgotten as in running. */
+static void one_by_one_has_a_rest(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_version = 2;
+    rig_serve(&rig, slow_sweep);
+    char *ended[] = {(char *)(uintptr_t)rig_gtid(5, 0)};
+    struct agent_event event = answer(&rig, ended, 1, 0);
+    event.forget.has_token = false;
+    rig_forget(&rig, event);
+    rig_expect(&rig, "let go of 1\n"); /* and no look for outcome rows */
+    forgotten(&rig, true, false);
+    rig_expect(&rig, "");
+    rig.now_us += AGENT_FORGET_REST_US - 1;
+    rig_forget(&rig, event);
+    rig_expect(&rig, "");
+    rig.now_us += 1;
+    rig_forget(&rig, event);
+    rig_expect(&rig, "let go of 1\n");
+    rig_forget(&rig, event); /* while that is on its way */
+    rig_expect(&rig, "");
+    rig_free(&rig);
+}
+
 static void the_horizon_stops_at_what_is_not_settled_here(void **state) {
     (void)state;
     struct rig rig;
@@ -242,6 +266,7 @@ int main(void) {
         cmocka_unit_test(an_old_coordinator_is_asked_nothing),
         cmocka_unit_test(only_what_has_ended_goes),
         cmocka_unit_test(pages_follow_each_other),
+        cmocka_unit_test(one_by_one_has_a_rest),
         cmocka_unit_test(the_horizon_stops_at_what_is_not_settled_here),
         cmocka_unit_test(a_row_that_may_have_been_pruned_is_a_hazard),
         cmocka_unit_test(what_cannot_be_right_ends_the_link),
