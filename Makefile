@@ -187,7 +187,7 @@ saga-chaos: all
 # Every message fault at every moment: REPEAT=10 CELLS="--only 'link/*' --state FILE" (see the script)
 cells: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/cells.py --repeat $(or $(REPEAT),1) --seed $(SEED) $(CELLS)
-# Killed at every crash point; and recovery beside the servers' own rate. POINT="name ..." STATE=dir (goes on from there) ARGS=...
+# Killed at every crash point; and recovery beside the servers' own rate. POINT="name ..." STATE=dir (goes on from there) ARGS="--at-most 480"
 crash: all
 	@LOCKSTEP_BUILD=$(abspath $(B)) /usr/bin/python3 tests/crash/matrix.py --rounds $(ROUNDS) --seed $(SEED) $(if $(POINT),--point $(POINT)) $(STATE:%=--state %) $(ARGS)
 recovery: all

@@ -411,7 +411,7 @@ class Matrix:
         begun, shown = time.monotonic(), time.monotonic()
         for number in range(1, self.options.rounds + 1):
             for point in self.names:
-                if self.done[point] >= number:
+                if self.done[point] >= number or time.monotonic() - begun > self.options.at_most:
                     continue
                 self.one(point, number)
                 self.save()
@@ -437,6 +437,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--point", nargs="+", choices=POINTS, metavar="NAME", help="only these")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth point")
+    parser.add_argument("--at-most", type=float, default=float("inf"), metavar="S", help="no round begins later than this many seconds after the first")
     parser.add_argument("--state", metavar="DIR", help="keeps what is done there, and goes on from it")
     parser.add_argument("--keep-logs", metavar="DIR", help="copies the programs' logs there when something is wrong")
     parser.add_argument("--give-up", type=int, default=5, metavar="N", help="stops after so many failures")
