@@ -126,6 +126,9 @@ static int parse_workload(struct compare *compare) {
     const size_t databases = compare->databases.count;
 
     if (kind == NULL) return usage(compare, "--workload: there is no such one", compare->workload);
+    if (databases < kind->databases_min && kind->databases_min == kind->databases_max)
+        return bench_fail(compare->load.name, LS_EXIT_USAGE, "--database: %zu given, %s needs %u", databases,
+                          kind->name, kind->databases_min);
     if (databases < kind->databases_min || databases > WORK_DATABASES_MAX)
         return bench_fail(compare->load.name, LS_EXIT_USAGE, "--database: %zu given, %s needs %u to %u", databases,
                           kind->name, kind->databases_min, kind->databases_max);
@@ -211,14 +214,23 @@ static int run_all(const struct compare *compare, struct results *results) {
     return exit_status;
 }
 
-/* What is complete is told, also of a call that was interrupted. */
-static int tell(const struct compare *compare, const struct results *results) {
+static bool anything_complete(const struct results *results) {
+    for (uint32_t i = 0; i < results->cell_count; i++)
+        if (results->cells[i].rounds > 0) return true;
+    return false;
+}
+
+/* What is complete is told, also of a call that was interrupted, or in which a run failed. */
+static int tell(const struct compare *compare, const struct results *results, int of_runs) {
     int exit_status = LS_EXIT_OK;
 
+    if (of_runs != LS_EXIT_OK && !anything_complete(results)) return of_runs;
     result_print_table(results);
     if (compare->profile) result_print_profile(results);
     if (compare->json != NULL) exit_status = result_write_json(results, compare->json);
     if (compare->csv != NULL && exit_status == LS_EXIT_OK) exit_status = result_write_csv(results, compare->csv);
+    if (of_runs != LS_EXIT_OK)
+        return bench_fail(compare->load.name, of_runs, "a run failed: these are the runs that were complete");
     if (!load_interrupted) return exit_status;
     (void)bench_fail(compare->load.name, LS_EXIT_ERROR, "interrupted: these are the runs that were complete");
     return 128 + interrupted_by;
@@ -249,10 +261,12 @@ static int run(struct compare *compare, int argc, char **argv) {
     int exit_status = parse_workload(compare);
     if (exit_status == LS_EXIT_OK) exit_status = parse_processes(compare);
     if (exit_status == LS_EXIT_OK) exit_status = make_cells(compare, &results);
+    if (exit_status == LS_EXIT_OK && ((compare->json != NULL && !result_may_write(&results, compare->json)) ||
+                                      (compare->csv != NULL && !result_may_write(&results, compare->csv))))
+        exit_status = LS_EXIT_ERROR;
     for (size_t i = 0; exit_status == LS_EXIT_OK && compare->make_tables && i < compare->databases.count; i++)
         exit_status = work_prepare_tables(compare->load.name, &compare->work, compare->databases.items[i]);
-    if (exit_status == LS_EXIT_OK) exit_status = run_all(compare, &results);
-    if (exit_status == LS_EXIT_OK) exit_status = tell(compare, &results);
+    if (exit_status == LS_EXIT_OK) exit_status = tell(compare, &results, run_all(compare, &results));
     for (uint32_t i = 0; i < compare->sampler.process_count; i++)
         free((char *)(uintptr_t)compare->sampler.processes[i].name);
     free(results.cells);

@@ -5,6 +5,7 @@
 #include "bench/report.h"
 
 #define ROWS_MAX 40u /* of a timeline in words */
+#define HELD_MAX 5u  /* branches whose rows are told */
 
 static const struct line {
     const char *key, *name;
@@ -81,6 +82,46 @@ static void write_events(struct page *page, const json_t *timeline) {
     page_table_end(page);
 }
 
+/* Whose rows were held, where that was looked at. */
+static void write_rows(struct page *page, const json_t *timeline) {
+    const json_t *rows = json_object_get(timeline, "rows");
+
+    if (json_array_size(rows) == 0) return;
+    page_table_begin(page, 4);
+    page_cell(page, "in doubt");
+    page_cell(page, "at");
+    page_cell(page, "rows it holds");
+    page_cell(page, "sessions behind it");
+    for (size_t i = 0; i < json_array_size(rows) && i < HELD_MAX; i++) {
+        const json_t *row = json_array_get(rows, i), *names = json_object_get(row, "rows");
+        char text[PAGE_CELL_MAX] = "of other tables";
+        int used = 0;
+        for (size_t n = 0; n < json_array_size(names) && used >= 0 && (size_t)used < sizeof text; n++)
+            used += snprintf(text + used, sizeof text - (size_t)used, "%s%s", n > 0 ? ", " : "",
+                             json_string_value(json_array_get(names, n)));
+        page_cell(page, "%s", report_text(row, "gtid"));
+        page_cell(page, "%s", report_text(row, "participant"));
+        page_cell(page, "%s", text);
+        page_cell(page, "%.0f", report_number(row, "waiting"));
+    }
+    page_table_end(page);
+    if (json_array_size(rows) > HELD_MAX) page_text(page, "%zu more were in doubt.", json_array_size(rows) - HELD_MAX);
+}
+
+/* How long the orders took that the fault met. Timelines of earlier versions do not say. */
+static void write_ends(struct page *page, const json_t *timeline) {
+    const json_t *ended = json_object_get(timeline, "ended");
+
+    if (!json_is_object(ended)) return;
+    page_text(page,
+              "Since the fault %.0f orders became complete, the slowest after %.1f s; %.0f ended with nothing left of "
+              "them (rolled back, or compensated), the slowest after %.1f s. The longest that a reader saw one "
+              "half-way: %.1f s.",
+              report_number(ended, "complete"), report_number(ended, "complete_longest_s"),
+              report_number(ended, "undone"), report_number(ended, "undone_longest_s"),
+              report_number(ended, "half_seen_longest_s"));
+}
+
 static void figure(struct page *page, const json_t *sample, const char *key) {
     if (json_is_number(json_object_get(sample, key))) {
         page_cell(page, "%.4g", report_number(sample, key));
@@ -91,8 +132,9 @@ static void figure(struct page *page, const json_t *sample, const char *key) {
 
 /* For those who read text: the plots in words, every so many samples. */
 static void write_samples(struct page *page, const json_t *timeline) {
-    static const char *const keys[] = {"t",       "committed_per_s", "in_doubt",         "oldest_in_doubt_s",
-                                       "waiting", "oldest_wait_s",   "bystanders_per_s", "half_seen"};
+    static const char *const keys[] = {"t",        "committed_per_s", "in_doubt",         "oldest_in_doubt_s",
+                                       "waiting",  "oldest_wait_s",   "bystanders_per_s", "bystander_worst_s",
+                                       "xmin_age", "half_seen"};
     const json_t *samples = json_object_get(timeline, "samples");
     size_t step = json_array_size(samples) / ROWS_MAX + 1;
 
@@ -114,6 +156,8 @@ static void write_timeline(struct page *page, const json_t *timeline) {
     page_plots_end(page);
     if (!page->html) write_samples(page, timeline);
     write_events(page, timeline);
+    write_rows(page, timeline);
+    write_ends(page, timeline);
     write_claims(page, timeline);
 }
 
@@ -123,7 +167,10 @@ void report_timelines(struct page *page, const struct report *report) {
     page_heading(page, 2, "When something dies");
     page_text(page, "Orders over four databases under load, and one fault each (red); bystanders are sessions that "
                     "know nothing of lockstep and want "
-                    "the same rows. The same fault was done to each form of the order flow.");
+                    "the same rows. The same fault was done to each form of the order flow, as far as it has such a "
+                    "moment: what was done exactly stands under \"what happened\". How many branches are in doubt "
+                    "when somebody dies is chance; how long they stay so is how long it was away, which the laboratory "
+                    "chose.");
     for (uint32_t i = 0; i < report->timeline_count; i++) {
         const char *experiment = report_text(report->timelines[i], "experiment");
         if (told[i]) continue;

@@ -162,13 +162,14 @@ static void print_point(const struct results *results, uint32_t i) {
 }
 
 static void print_speed(const struct results *results) {
-    (void)printf("%-13s %7s %10s %8s %8s %9s %9s   %s\n", "subject", "clients", "tx/s", "p50 ms", "p99 ms", "committed",
-                 "aborted", "to bare: tx/s, p50");
+    (void)printf("%-13s %7s %10s %8s %8s %8s %8s %9s %9s   %s\n", "subject", "clients", "tx/s", "p50 ms", "p95 ms",
+                 "p99 ms", "max ms", "committed", "aborted", "to bare: tx/s, p50");
     for (uint32_t i = 0; i < results->cell_count; i++) {
         const struct cell *cell = &results->cells[i], *bare = bare_of(results, cell);
         print_point(results, i);
-        (void)printf("%-13s %7" PRIu32 " %10.0f %8.2f %8.2f %9" PRIu64 " %9" PRIu64, cell->subject->name, cell->clients,
-                     result_median(cell, PER_SECOND), result_median(cell, P50_MS), result_median(cell, P99_MS),
+        (void)printf("%-13s %7" PRIu32 " %10.0f %8.2f %8.2f %8.2f %8.2f %9" PRIu64 " %9" PRIu64, cell->subject->name,
+                     cell->clients, result_median(cell, PER_SECOND), result_median(cell, P50_MS),
+                     result_median(cell, P95_MS), result_median(cell, P99_MS), result_median(cell, MAX_MS),
                      cell->committed, cell->aborted);
         if (bare != NULL) (void)printf("   %.2f  %.2f", ratio(cell, bare, PER_SECOND), ratio(cell, bare, P50_MS));
         if (cell->half > 0) (void)printf("   %" PRIu64 " half done for ever", cell->half);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -206,6 +207,42 @@ int result_write_json(const struct results *results, const char *path) {
     return finish_file(results, file, unfinished, path, ok);
 }
 
+bool result_may_write(const struct results *results, const char *path) {
+    char unfinished[4096];
+    struct stat place;
+
+    (void)snprintf(unfinished, sizeof unfinished, "%s.part", path);
+    FILE *file = fopen(unfinished, "we");
+    bool ok = file != NULL;
+    if (ok) (void)fclose(file), (void)unlink(unfinished);
+    if (ok && stat(path, &place) == 0 && S_ISDIR(place.st_mode)) {
+        errno = EISDIR;
+        ok = false;
+    }
+    if (!ok) (void)bench_fail(results->options->name, LS_EXIT_ERROR, "%s: %s", path, strerror(errno));
+    return ok;
+}
+
+/* Names and figures in one field: "40P01: 3; 55P03: 1" */
+static void write_named(FILE *file, bool first, const char *name, double value) {
+    (void)fputs(first ? "" : "; ", file);
+    for (const char *c = name; *c != '\0'; c++) (void)fputs(*c == '"' ? "\"\"" : (char[]){*c, '\0'}, file);
+    (void)fprintf(file, ": %.6g", value);
+}
+
+static void write_causes_and_cpu(FILE *file, const struct results *results, const struct cell *cell) {
+    const struct sampler_options *processes = results->processes;
+
+    (void)fputs(",\"", file);
+    for (uint32_t i = 0; i < cell->cause_count; i++)
+        write_named(file, i == 0, cell->causes[i].text, (double)cell->causes[i].count);
+    (void)fputs("\",\"", file);
+    for (uint32_t p = 0; cell->measured && p <= processes->process_count; p++)
+        write_named(file, p == 0, p < processes->process_count ? processes->processes[p].name : "load",
+                    result_cpu_us(cell, p));
+    (void)fputs("\"\n", file);
+}
+
 int result_write_csv(const struct results *results, const char *path) {
     char unfinished[4096];
 
@@ -217,7 +254,7 @@ int result_write_csv(const struct results *results, const char *path) {
                       "workload,subject,clients,hot_percent,participants,rounds,committed,aborted,half,unserved,seen,"
                       "torn,dirty,negative");
         for (uint32_t m = 0; m < MEASURES; m++) (void)fprintf(file, ",%s", measure_name(m));
-        (void)fputc('\n', file);
+        (void)fputs(",aborted_because,cpu_us_of\n", file);
     }
     for (uint32_t i = 0; ok && i < results->cell_count; i++) {
         const struct cell *cell = &results->cells[i];
@@ -230,7 +267,7 @@ int result_write_csv(const struct results *results, const char *path) {
         for (uint32_t m = 0; m < MEASURES; m++) /* empty: not measured */
             (void)(m < LOCK_HOLD_MS || cell->measured ? fprintf(file, ",%.4g", result_median(cell, m))
                                                       : fputc(',', file));
-        (void)fputc('\n', file);
+        write_causes_and_cpu(file, results, cell);
     }
     return finish_file(results, file, unfinished, path, ok && ferror(file) == 0);
 }

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -172,6 +173,7 @@ class Run:
         self.committed_before = lab.journal.counts["committed"]
         self.sampled = 0.0
         self.committed_at_fault = self.committed_meanwhile = 0
+        self.ended_before = None  # orders, when the fault began
 
     # -- time
 
@@ -233,11 +235,22 @@ class Run:
     def end_load(self):
         self.loading = False
         self.wait(lambda: not self.load.running(), 120, "every order that was begun has ended")
+        self.note_ends()
+
+    def note_ends(self):
+        """How long the orders took that the fault met: until they were complete, or until nothing was left of them (rolled back, compensated)."""
+        self.journal.read()
+        took = {outcome: all_[(self.ended_before or {}).get(outcome, 0):] for outcome, all_ in self.journal.took.items()}
+        self.timeline.ended({"complete": len(took["committed"]), "complete_longest_s": round(max(took["committed"], default=0), 2),
+                             "undone": len(took["aborted"]), "undone_longest_s": round(max(took["aborted"], default=0), 2),
+                             "half_seen_longest_s": round(self.watch.reader.longest, 2)})
 
     # -- faults
 
     def begin_fault(self, what):
         self.committed_at_fault = self.journal.read()["committed"]
+        if self.ended_before is None:
+            self.ended_before = {outcome: len(took) for outcome, took in self.journal.took.items()}
         self.timeline.begin_fault(what)
 
     def script(self, name, *arguments):
@@ -349,6 +362,7 @@ class Journal:
     def __init__(self, path):
         self.path, self.position = path, 0
         self.counts = {"committed": 0, "aborted": 0, "unknown": 0}
+        self.took = {"committed": [], "aborted": []}  # seconds that each order took to its end
 
     def read(self):
         try:
@@ -360,7 +374,11 @@ class Journal:
         whole = data.rfind(b"\n") + 1
         self.position += whole
         for line in data[:whole].splitlines():
-            self.counts[line.split(b"\t")[1].decode()] += 1
+            fields = line.split(b"\t")
+            outcome = fields[1].decode()
+            self.counts[outcome] += 1
+            if outcome in self.took:
+                self.took[outcome].append(int(fields[3]) / 1e6)
         return self.counts
 
 
@@ -420,6 +438,13 @@ def choose(parser, names, mode):
     return chosen
 
 
+def seconds(text):
+    """Of argparse."""
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"no number of seconds: `{text}'")
+    return float(text)
+
+
 def parse():
     parser = argparse.ArgumentParser(prog="lockstep lab", description="The failure laboratory: faults on real servers under load, measured (docs/lab.md).")
     parser.add_argument("--build", required=True, help=argparse.SUPPRESS)
@@ -429,7 +454,7 @@ def parse():
     run.add_argument("names", nargs="+", metavar="NAME[/MODE]", help="of an experiment, or `all'")
     run.add_argument("--mode", choices=(*MODES, "all"), default="all", help="all unless given")
     run.add_argument("--quick", action="store_true", help="a few seconds each")
-    run.add_argument("--afterwards", type=float, metavar="SECONDS", help="the load goes on for so long when everything is healed (3, with --quick 0)")
+    run.add_argument("--afterwards", type=seconds, metavar="SECONDS", help="the load goes on for so long when everything is healed (3, with --quick 0)")
     run.add_argument("--out", metavar="FOLDER", help="writes each timeline there as JSON")
     options = parser.parse_args()
     if options.verb == "run":
@@ -472,7 +497,7 @@ def laboratory(options):
         if not started:
             raise
         print(f"\nlockstep lab: {problem}", file=sys.stderr, flush=True)
-    except Interrupted:
+    except (Interrupted, BrokenPipeError):
         failed = False
         raise
     finally:
@@ -485,6 +510,7 @@ def laboratory(options):
 def main():
     options = parse()
     if options.verb == "list":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `lockstep lab list | head`
         list_experiments()
         return 0
     on_ending(interrupt)
@@ -496,6 +522,10 @@ def main():
     except Interrupted as name:
         print(f"\nlockstep lab: {name}: cleaned up", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be said would fail again
+        print("\nlockstep lab: nobody reads any more: cleaned up", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ class Timeline:
         self.about = -1
         self.record = {"format": 1, "experiment": name, "mode": mode, "command": [f"{name}/{mode}", *options], "hypothesis": hypothesis, "held": None, "claims": [],
                        "begun": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "seconds": None, "machine": machine,
-                       "fault": [], "samples": [], "events": [], "rows": [], "audit": None}
+                       "fault": [], "samples": [], "events": [], "rows": [], "ended": None, "audit": None}
 
     def now(self):
         return round(time.monotonic() - self.started, 2)
@@ -60,6 +60,12 @@ class Timeline:
         self.record["rows"] += rows
         for row in rows[:5]:
             self.say(f"         in doubt at {row['participant']}: {row['gtid']}, {', '.join(row['rows']) or 'rows of other tables'}; {row['waiting']} sessions wait behind it")
+
+    def ended(self, ended):
+        """Of the orders that ended since the fault began."""
+        self.record["ended"] = ended
+        self.say(f"  since the fault {ended['complete']} orders became complete, the slowest after {ended['complete_longest_s']:.1f} s; {ended['undone']} ended with nothing left of them, "
+                 f"the slowest after {ended['undone_longest_s']:.1f} s; the longest that one was seen half-way: {ended['half_seen_longest_s']:.1f} s")
 
     def main(self):
         """The fault that the experiment is about: the newest one that was begun, unless said otherwise."""

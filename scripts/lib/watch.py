@@ -83,6 +83,7 @@ class Reader(Looker):
         self.connects, self.sessions = connects, {}
         self.half, self.at, self.ever = None, 0.0, set()
         self.since = {}  # of those half-way: when they were seen so first
+        self.longest = 0.0  # that one was seen half-way, s
 
     def run(self):
         while not self.over.is_set():
@@ -109,6 +110,7 @@ class Reader(Looker):
         half = {order for order in set.union(*seen.values()) - everywhere if order >= floor}
         self.half, self.at = half, began
         self.since = {order: self.since.get(order, began) for order in half}
+        self.longest = max([self.longest, *(began - first for first in self.since.values())])
         self.ever |= half
 
     def fresh(self):

@@ -119,6 +119,9 @@ def test_csv_and_json_agree(everybody):
     for name, cell in cells(folder / "r.json").items():
         assert int(rows[name]["committed"]) == cell["committed"]
         assert float(rows[name]["p50_ms"]) == pytest.approx(cell["median"]["p50_ms"], rel=0.01)
+        for column in ("aborted_because", "cpu_us_of"):
+            named = dict(pair.rsplit(": ", 1) for pair in rows[name][column].split("; ") if pair)
+            assert {key: float(value) for key, value in named.items()} == pytest.approx(cell[column], rel=0.01), (name, column)
 
 
 @pytest.mark.parametrize("arguments, participants", [
@@ -187,7 +190,7 @@ def open_orders(yard):
 
 @pytest.mark.parametrize("arguments, word", [
     (["--workload", "magic"], "`magic`"),
-    (["--workload", "order-flow"], "order-flow needs 4 to 4"),
+    (["--workload", "order-flow"], "2 given, order-flow needs 4\n"),
     (["--workload", "n-way", "--participants", "2,9"], "`9` is not a number from 2 to 2"),
     (["--subjects", "2pc,magic"], "`magic` is unknown"),
     (["--hot", "101"], "`101` is not a number from 0 to 100"),
@@ -259,8 +262,34 @@ def test_interrupted(yard, tmp_path, how, subjects):
 
 
 def test_results_that_cannot_be_written(yard):
-    done = compare(yard, "--subjects", "none", "--clients", "1", "--json", "/nowhere/r.json")
-    assert done.returncode == 1 and "/nowhere/r.json" in done.stderr
+    for option, path in (("--json", "/nowhere/r"), ("--csv", "/nowhere/r"), ("--csv", "/tmp")):  # said before it runs, not after
+        done = compare(yard, "--subjects", "none", "--clients", "1", "--seconds", "600", option, path, deadline=30)
+        assert done.returncode == 1 and path in done.stderr and done.stdout == ""
+
+
+def test_one_goes_away(yard, tmp_path):
+    """A participant dies in the middle of a call: the runs that were complete are told, as text and in the file, and nothing of ours stays prepared."""
+    path = tmp_path / "r.json"
+    argv = yard.bench("--rounds", "1", "--seconds", "2", "--rows", "500", "--subjects", "none,2pc,bare", "--clients", "2", "--json", str(path), command="compare", participants=("d1", "d3"))
+    process = subprocess.Popen(argv, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = []
+
+    def first_is_complete():
+        said.append(process.stderr.readline())
+        return "none" in said[-1] and "tx/s" in said[-1] or not said[-1]
+    try:
+        wait_until(first_is_complete, 60, lambda: f"the first subject is complete: {said}")
+        server = yard.clusters["c3"]
+        server.kill()
+        out, rest = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+        wait_until(lambda: server.running() or server.start(), 20, "the server is started again")
+        wait_until(lambda: yard.ready_agents() >= {"d1", "d3"}, 60, "its agent is ready")
+    assert process.returncode not in (0, 2) and "a run failed: these are the runs that were complete" in rest, rest
+    assert re.search(r"^none +2 ", out, re.M) and "none" in cells(path), out
+    yard.wait_settled()
 
 
 # -- the report
@@ -289,7 +318,8 @@ class Page(html.parser.HTMLParser):
 TIMELINE = {"format": 1, "experiment": "agent <dies>", "mode": "2pc", "hypothesis": "rows & sessions wait", "held": True,
             "claims": [{"claim": "they waited", "held": True, "measured": "3 s"}], "fault": [{"at": 1.0, "what": "kill -9", "until": 2.0}],
             "samples": [{"t": t / 2, "committed_per_s": None if t == 3 else 100.0 - t, "in_doubt": t, "waiting": 2 * t, "oldest_in_doubt_s": 0.1} for t in range(10)],
-            "events": [{"t": 1.0, "what": "kill -9"}], "audit": {"good": True, "checks": [{"good": True, "name": "x", "detail": "y"}]}}
+            "events": [{"t": 1.0, "what": "kill -9"}], "rows": [{"participant": "products", "gtid": "shop.1.1.1", "rows": ["product s3", "product s4"], "waiting": 4}],
+            "ended": {"complete": 20, "complete_longest_s": 9.9, "undone": 3, "undone_longest_s": 11.2, "half_seen_longest_s": 8.8}, "audit": {"good": True, "checks": [{"good": True, "name": "x", "detail": "y"}]}}
 
 
 def report(*arguments):
@@ -311,6 +341,9 @@ def test_report(everybody, tmp_path):
     for name in ALL.split(","):
         assert name in page and name in text
     assert "the hypothesis held" in text and "clean" in text
+    for what in (page, text):
+        assert "product s3, product s4" in what and "slowest after 11.2 s" in what
+        assert "Each figure comes of 1 or more rounds of 1 s or more. So few" in what, "one round is no figure to quote"
 
 
 def cell(subject, clients, rates, p50s, committed=100):
