@@ -27,12 +27,14 @@ static const char usage[] =
     "Transactions in flight and in doubt, sessions blocked behind them, latencies of the phases, sagas, dead letters.\n"
     "For an administrator. `q` ends it.\n\n";
 
-static volatile sig_atomic_t ended;
+static volatile sig_atomic_t ended, put_aside;
 static struct termios before_us;
 
 static void on_signal(int number) {
-    (void)number;
-    ended = 1;
+    if (number == SIGTSTP)
+        put_aside = 1;
+    else
+        ended = 1;
 }
 
 static double seconds_now(void) {
@@ -153,14 +155,24 @@ static void screen_begin(void) {
     (void)sigaction(SIGINT, &action, NULL);
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGHUP, &action, NULL);
+    (void)sigaction(SIGTSTP, &action, NULL);
     (void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
     (void)fputs("\x1b[?1049h\x1b[?25l", stdout); /* the other screen, no cursor */
+    (void)fflush(stdout);
 }
 
 static void screen_end(void) {
     (void)fputs("\x1b[?25h\x1b[?1049l", stdout);
     (void)fflush(stdout);
     (void)tcsetattr(STDIN_FILENO, TCSANOW, &before_us);
+}
+
+/* Ctrl-Z: the terminal as it was, until somebody says `fg`. */
+static void stand_aside(void) {
+    put_aside = 0;
+    screen_end();
+    (void)raise(SIGSTOP);
+    screen_begin();
 }
 
 static void draw(const struct top_frame *now, const struct top_frame *before) {
@@ -198,6 +210,7 @@ static int run_screen(struct lockstep *client, uint32_t interval_ms) {
         frame_free(before);
         before = now;
         if (ended || wait_for_key(interval_ms)) break;
+        if (put_aside) stand_aside();
     }
     screen_end();
     frame_free(before);

@@ -93,6 +93,32 @@ class Terminal:
         os.close(self.slave)
 
 
+def test_put_aside_and_taken_up(shared):
+    """Ctrl-Z gives the terminal back as it was; `fg` brings the screen, and `q` is heard without Enter."""
+    terminal = Terminal(shared, 40)
+
+    def state():
+        with open(f"/proc/{terminal.process.pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    try:
+        for _ in range(2):
+            seen = len(terminal.read())
+            wait_until(lambda: b"\x1b[H" in terminal.read()[seen:], 20, lambda: f"a frame: {terminal.text}")
+            terminal.process.send_signal(signal.SIGTSTP)
+            wait_until(lambda: state() == "T", 20, "it stands still")
+            assert terminal.read().endswith(b"\x1b[?25h\x1b[?1049l"), terminal.text[-100:]
+            assert termios.tcgetattr(terminal.slave) == terminal.before
+            seen = len(terminal.read())
+            terminal.process.send_signal(signal.SIGCONT)
+            wait_until(lambda: terminal.read()[seen:].startswith(b"\x1b[?1049h\x1b[?25l"), 20, "the screen is back")
+            assert termios.tcgetattr(terminal.slave)[3] & (termios.ECHO | termios.ICANON) == 0
+        os.write(terminal.master, b"q")
+        wait_until(lambda: terminal.read() is not None and terminal.process.poll() is not None, 20, "it ends")
+        assert termios.tcgetattr(terminal.slave) == terminal.before
+    finally:
+        terminal.close()
+
+
 @pytest.mark.parametrize("ending", ["q", signal.SIGINT, signal.SIGTERM])
 def test_terminal_is_as_before(shared, ending):
     terminal = Terminal(shared, 40)
