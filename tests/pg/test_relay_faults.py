@@ -19,7 +19,7 @@ from harness.programs import Agent, command, free_port
 from harness.proxy import wire
 from harness.system import fresh
 from test_choreography import Flow, notes, routes
-from test_standby import wait_for_nobody, waiting
+from test_standby import waiting
 
 HANDLERS = """
 create function nothing(jsonb) returns void language sql as '';
@@ -199,7 +199,7 @@ def test_positions_that_go_back(flow, how):
 def test_what_the_standby_may_not_have_is_not_acknowledged(flow):
     """The wait of a delivery's commit is cancelled: done here, perhaps nowhere after a failover."""
     key, stock = fresh("box"), flow.db["stock"]
-    wait_for_nobody(flow.clusters[1])
+    flow.clusters[1].wait_for_nobody()
     flow.emit("orders", "parcel.wanted", key, {"n": 1})
     pids = wait_until(lambda: waiting(stock, "commit"), 20, "the delivery waits for the standby")
     stock.execute("select pg_cancel_backend(%s)", pids[0])
@@ -215,7 +215,7 @@ def test_what_the_standby_may_not_have_is_not_acknowledged(flow):
 
 def test_positions_that_the_standby_may_not_have_are_not_sent(flow):
     key, orders = fresh("box"), flow.db["orders"]
-    wait_for_nobody(flow.clusters[0])
+    flow.clusters[0].wait_for_nobody()
     with orders.connect(user="checkout") as session:
         session.execute("set synchronous_commit = local")
         session.execute("select lockstep.emit('parcel.wanted', %s, '{\"n\": 1}')", (key,))
