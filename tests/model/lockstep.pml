@@ -154,8 +154,9 @@ inline read_trace() {
 #define may_ask(i) (srv[i] != IDLE && srv[i] != RUN && empty(a2c[i]) && empty(c2a[i]))
 #else
 #define idle(ch) nfull(ch)
-/* An inquiry was sent if its answer follows, about what was listed when the agent looked. */
-#define may_ask(i) (srv[i] != IDLE && srv[i] != RUN && pos[0] < last[0] && ev[pos[0]] >= VerdictPending && ev[pos[0]] <= VerdictAbort && who[pos[0]] == i && empty(a2c[i]))
+/* An inquiry was sent if its answer follows, about what was listed when the agent looked; it may have died meanwhile. */
+#define answer_follows (ev[pos[0]] >= VerdictPending && ev[pos[0]] <= VerdictAbort)
+#define may_ask(i) (srv[i] != IDLE && srv[i] != RUN && pos[0] < last[0] && (answer_follows || ev[pos[0]] == AgentCrash) && who[pos[0]] == i && empty(a2c[i]))
 #endif
 /* Net: something has happened to a link. Which end has noticed what is free, but only there. */
 #define net_of(i) (SEE(Net, i, 0) || SEE(Net, i, LIST_OF(i)))

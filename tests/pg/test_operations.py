@@ -189,16 +189,17 @@ def test_wrong_usage(binary):
 
 
 @pytest.mark.parametrize("binary", ["lockstepd", "lockstep-agent"])
-def test_failpoint_without_permission_is_refused(binary, good):
+def test_failpoint_without_permission_is_refused(binary):
     """LOCKSTEP_FAIL set and faults not enabled: 78, so that production cannot be crashed by its environment."""
-    text = good.replace('faults: "enabled"', 'faults: "disabled"')
-    if binary == "lockstepd":
-        path = os.path.join(folder.make("cc"), "conf.yaml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-        done = subprocess.run([program(binary), "--config", path], env=environment({"LOCKSTEP_FAIL": "dlog_before_write=kill"}),
-                              capture_output=True, text=True, timeout=20, check=False)
-        assert done.returncode == 78 and "LOCKSTEP_FAIL" in done.stderr, done
+    coordinator = Coordinator(authority(), "shop")
+    daemon = coordinator if binary == "lockstepd" else Agent("orders", coordinator, "host=/nowhere dbname=orders user=lockstep_agent")
+    path = os.path.join(folder.make("cc"), "conf.yaml")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(yaml({**daemon.config, "faults": "disabled"}) + "\n")
+    point = "dlog_before_write" if binary == "lockstepd" else "agent_lock_taken"
+    done = subprocess.run([program(binary), "--config", path], env=environment({"LOCKSTEP_FAIL": f"{point}=kill"}),
+                          capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 78 and "LOCKSTEP_FAIL" in done.stderr, done
     listed = subprocess.run([program(binary), "--list-failpoints"], env=environment(), capture_output=True, text=True, timeout=20, check=False)
     assert listed.returncode == 0 and len(listed.stdout.splitlines()) >= 10, listed
 
