@@ -212,25 +212,41 @@ static void pay_table(struct page *page, const json_t *compare) {
 /* ----------------------------------------------------------------------- what you get */
 
 static void get_table(struct page *page) {
-    static const char *const rows[][5] = {
-        {"", "all or nothing", "after a crash of any process", "while it is under way", "asked of the application"},
-        {"none", "no", "halves stay for ever", "others see what is there so far", "nothing"},
+    static const char *const rows[][6] = {
+        {"", "all or nothing", "after a crash of any process", "while it is under way", "when a human is needed",
+         "asked of the application"},
+        {"none", "no", "halves stay for ever", "others see what is there so far", "after each half, if it is found",
+         "nothing"},
         {"bare, limit", "yes, until something crashes", "prepared branches stay, locked, until a human comes",
-         "rows stay locked; a reader may see one commit before the other", "a program that never dies"},
+         "rows stay locked; a reader may see one commit before the other", "after each crash",
+         "a program that never dies"},
         {"2pc", "yes", "settled by itself, committed everywhere or nowhere",
          "rows stay locked until they hear the decision, also with a dead coordinator; a reader may see half",
+         "where a server or the decision log lost what it had flushed, or somebody else ended a branch",
          "max_prepared_transactions, a coordinator, an agent beside each database"},
-        {"orchestrated", "in the end", "goes on by itself, forward or back",
+        {"orchestrated", "in the end", "goes on by itself, forward or back; stands still without its coordinator",
          "others see steps that may be undone; no lock is held between steps",
+         "where an undo or a step behind the pivot fails for good: a dead letter",
          "an undo for each step that others do not break; coordinator and agents"},
         {"choreographed", "in the end", "goes on by itself, without a coordinator",
-         "the same, and nobody knows the whole but the events' path", "handlers, and events for each refusal; agents"},
+         "others see steps that may be undone; no lock is held between steps; the whole is to be seen only in the "
+         "events it left",
+         "where a handler fails for good, or nobody takes an event: a dead letter",
+         "handlers, and events for each refusal; agents"},
     };
 
     page_heading(page, 3, "What you get");
-    page_table_begin(page, 5);
+    if (!page->html) { /* sentences have no place in columns of a text */
+        for (size_t r = 1; r < sizeof rows / sizeof rows[0]; r++)
+            page_text(page,
+                      "%s. All or nothing: %s. After a crash of any process: %s. While it is under way: %s. When a "
+                      "human is needed: %s. Asked of the application: %s.",
+                      rows[r][0], rows[r][1], rows[r][2], rows[r][3], rows[r][4], rows[r][5]);
+        return;
+    }
+    page_table_begin(page, 6);
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++)
-        for (size_t c = 0; c < 5; c++) page_cell(page, "%s", rows[r][c]);
+        for (size_t c = 0; c < 6; c++) page_cell(page, "%s", rows[r][c]);
     page_table_end(page);
 }
 

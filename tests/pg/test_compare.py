@@ -342,6 +342,7 @@ def test_report(everybody, tmp_path):
         assert name in page and name in text
     assert "the hypothesis held" in text and "clean" in text
     for what in (page, text):
+        assert what.lower().count("when a human is needed") > 0 and "a dead letter" in what
         assert "product s3, product s4" in what and "slowest after 11.2 s" in what
         assert "Each figure comes of 1 or more rounds of 1 s or more. So few" in what, "one round is no figure to quote"
 
