@@ -256,6 +256,19 @@ enum ls_status tls_certificate_identity(const X509 *certificate, struct tls_iden
     return status;
 }
 
+enum ls_status tls_check_own(const SSL_CTX *context, const struct tls_files *files, enum tls_role role,
+                             const char *name, struct ls_error *err) {
+    struct tls_identity own;
+    struct ls_error why;
+    if (tls_certificate_identity(SSL_CTX_get0_certificate(context), &own, &why) != LS_OK)
+        return ls_fail(err, LS_ERR_CONFIG, "%s: %s; it must be that of %s/%s", files->certificate, why.text,
+                       tls_role_name(role), name);
+    if (own.role != role || strcmp(own.name, name) != 0)
+        return ls_fail(err, LS_ERR_CONFIG, "%s: the certificate is that of %s/%s, it must be that of %s/%s",
+                       files->certificate, tls_role_name(own.role), own.name, tls_role_name(role), name);
+    return LS_OK;
+}
+
 enum ls_status tls_peer_identity(const SSL *ssl, struct tls_identity *ret_identity, struct ls_error *err) {
     X509 *certificate = SSL_get0_peer_certificate(ssl);
     if (!certificate) return ls_fail(err, LS_ERR_DENIED, "no certificate was shown");

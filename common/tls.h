@@ -56,6 +56,10 @@ enum ls_status tls_certificate_identity(const X509 *certificate, struct tls_iden
 enum ls_status tls_parse_uri(const char *uri, size_t length, struct tls_identity *ret_identity,
                              struct ls_error *err) LS_MUST_CHECK;
 const char *tls_role_name(enum tls_role role);
+/* Is the context's own certificate the one of `role` and `name`? LS_ERR_CONFIG says whose it is instead: everybody
+ * would refuse it, one by one and with less to say. */
+enum ls_status tls_check_own(const SSL_CTX *context, const struct tls_files *files, enum tls_role role,
+                             const char *name, struct ls_error *err) LS_MUST_CHECK;
 /* When the context's own certificate ends (for a metric and a warning). */
 time_t tls_certificate_end(const SSL_CTX *context);
 

@@ -252,7 +252,7 @@ struct tls_files coordinator_conf_tls(const struct coordinator_conf *conf) {
     };
 }
 
-enum ls_status coordinator_conf_check_files(const struct coordinator_conf *conf, struct ls_error *err) {
+static enum ls_status check_files(const struct coordinator_conf *conf, struct ls_error *err) {
     struct tls_files calls = {.ca = is_set(conf->calls_ca) ? conf->calls_ca : NULL,
                               .certificate = is_set(conf->calls_certificate) ? conf->calls_certificate : NULL,
                               .key = is_set(conf->calls_key) ? conf->calls_key : NULL};
@@ -265,6 +265,20 @@ enum ls_status coordinator_conf_check_files(const struct coordinator_conf *conf,
         status = tls_check_files(&alerts, &why);
     }
     return status == LS_OK ? LS_OK : ls_fail(err, status, "%s: %s", where, why.text);
+}
+
+enum ls_status coordinator_conf_load_tls(const struct coordinator_conf *conf, SSL_CTX **ret_tls, struct ls_error *err) {
+    struct tls_files files = coordinator_conf_tls(conf);
+    enum ls_status status = check_files(conf, err);
+    status = status == LS_OK ? tls_server_context(&files, ret_tls, err) : status;
+    if (status == LS_OK) {
+        status = tls_check_own(*ret_tls, &files, TLS_ROLE_COORDINATOR, conf->name, err);
+        if (status != LS_OK) {
+            SSL_CTX_free(*ret_tls);
+            *ret_tls = NULL;
+        }
+    }
+    return status;
 }
 
 static bool same_text(const char *a, const char *b) {

@@ -69,8 +69,9 @@ const char *coordinator_conf_take(struct coordinator_conf *conf, struct coordina
 /* Where a service is; NULL: it is not configured. */
 const char *coordinator_conf_service(const struct coordinator_conf *conf, const char *name);
 struct tls_files coordinator_conf_tls(const struct coordinator_conf *conf);
-/* Can the files of the TLS that services and receivers of alerts are called with be used? LS_ERR_CONFIG names the one
- * that cannot. */
-enum ls_status coordinator_conf_check_files(const struct coordinator_conf *conf, struct ls_error *err) LS_MUST_CHECK;
+/* The context of its listeners, with its own certificate. The files of the TLS that services and receivers of alerts
+ * are called with are looked at, too. LS_ERR_CONFIG names the one that cannot be used. */
+enum ls_status coordinator_conf_load_tls(const struct coordinator_conf *conf, SSL_CTX **ret_tls,
+                                         struct ls_error *err) LS_MUST_CHECK;
 
 #endif

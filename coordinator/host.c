@@ -609,12 +609,6 @@ static void on_stop(void *context, int signal) {
 
 /* ----------------------------------------------------------------- reload */
 
-static enum ls_status load_tls(const struct coordinator_conf *conf, SSL_CTX **ret_tls, struct ls_error *err) {
-    struct tls_files files = coordinator_conf_tls(conf);
-    enum ls_status status = coordinator_conf_check_files(conf, err);
-    return status == LS_OK ? tls_server_context(&files, ret_tls, err) : status;
-}
-
 static void on_reload(void *context) {
     struct host *host = context;
     struct coordinator_conf next;
@@ -625,7 +619,7 @@ static void on_reload(void *context) {
     daemon_notify(notice);
     if (coordinator_conf_load(host->conf_file, &next, &err) != LS_OK) {
         diag(DIAG_ERROR, "not reloaded, everything stays as it was", "error", err.text, NULL);
-    } else if (load_tls(&next, &tls, &err) != LS_OK) {
+    } else if (coordinator_conf_load_tls(&next, &tls, &err) != LS_OK) {
         diag(DIAG_ERROR, "not reloaded, everything stays as it was", "error", err.text, NULL);
         coordinator_conf_free(&next);
     } else {
@@ -874,7 +868,7 @@ enum ls_status host_start(struct host *host, struct coordinator_conf *conf, cons
     host->started_us = daemon_now_us();
     SSL_CTX *tls = NULL;
     enum ls_status status =
-        load_tls(&host->conf, &tls, err); /* what can fail cheaply comes before the log is touched */
+        coordinator_conf_load_tls(&host->conf, &tls, err); /* what can fail cheaply comes before the log is touched */
     if (status != LS_OK) {
         return status;
     }

@@ -57,13 +57,9 @@ static int check_configuration(const char *file) {
         (void)fprintf(stderr, "%s\n", err.text);
         return exit_status_of(status);
     }
-    struct tls_files files = coordinator_conf_tls(&conf);
     SSL_CTX *tls = NULL;
-    status = tls_server_context(&files, &tls, &err);
+    status = coordinator_conf_load_tls(&conf, &tls, &err);
     SSL_CTX_free(tls);
-    if (status == LS_OK) {
-        status = coordinator_conf_check_files(&conf, &err);
-    }
     coordinator_conf_free(&conf);
     if (status != LS_OK) {
         (void)fprintf(stderr, "%s\n", err.text);

@@ -172,6 +172,24 @@ struct tls_files agent_conf_tls(const struct agent_conf *conf)
     return (struct tls_files){conf->tls_ca, conf->tls_certificate, conf->tls_key, crl ? conf->tls_crl : NULL};
 }
 
+enum ls_status agent_conf_load_tls(const struct agent_conf *conf, SSL_CTX **ret_client, SSL_CTX **ret_server,
+                                   struct ls_error *err)
+{
+    struct tls_files files = agent_conf_tls(conf);
+    *ret_client = *ret_server = NULL;
+    enum ls_status status = tls_client_context(&files, ret_client, err);
+    if (status == LS_OK)
+        status = tls_server_context(&files, ret_server, err);
+    if (status == LS_OK)
+        status = tls_check_own(*ret_client, &files, TLS_ROLE_AGENT, conf->name, err);
+    if (status != LS_OK) {
+        SSL_CTX_free(*ret_client);
+        SSL_CTX_free(*ret_server);
+        *ret_client = *ret_server = NULL;
+    }
+    return status;
+}
+
 void agent_conf_core(const struct agent_conf *conf, uint64_t seed, struct agent_config *ret_core)
 {
     agent_config_defaults(ret_core);

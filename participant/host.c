@@ -242,21 +242,6 @@ static void on_stop(void *context, int signal)
     agenthost_step(host, &event);
 }
 
-/* As a client of the coordinator and of peers, as a server of peers. */
-static enum ls_status load_tls(const struct agent_conf *conf, SSL_CTX **ret_client, SSL_CTX **ret_server, struct ls_error *err)
-{
-    struct tls_files files = agent_conf_tls(conf);
-    enum ls_status status = tls_client_context(&files, ret_client, err);
-    if (status != LS_OK)
-        return status;
-    status = tls_server_context(&files, ret_server, err);
-    if (status != LS_OK) {
-        SSL_CTX_free(*ret_client);
-        *ret_client = NULL;
-    }
-    return status;
-}
-
 static void on_reload(void *context)
 {
     struct agenthost *host = context;
@@ -265,7 +250,7 @@ static void on_reload(void *context)
     char notice[64];
     snprintf(notice, sizeof(notice), "RELOADING=1\nMONOTONIC_USEC=%llu", daemon_now_us());
     daemon_notify(notice);
-    if (load_tls(&host->conf, &tls, &server, &err) != LS_OK) {
+    if (agent_conf_load_tls(&host->conf, &tls, &server, &err) != LS_OK) {
         diag(DIAG_ERROR, "certificates not reloaded, the old ones stay", "error", err.text, NULL);
     } else {
         uplink_set_tls(host->uplink, tls);
@@ -323,7 +308,7 @@ enum ls_status agenthost_start(struct agenthost *host, struct agent_conf *conf, 
     random_hex(sizeof(host->nonce) - 1, host->nonce);
     enum ls_status status = start_loop(host, err);
     if (status == LS_OK)
-        status = load_tls(&host->conf, &tls, &server, err);
+        status = agent_conf_load_tls(&host->conf, &tls, &server, err);
     if (status == LS_OK)
         status = uplink_new(host, tls, &host->uplink, err);
     if (status == LS_OK)

@@ -49,15 +49,15 @@ static int check_configuration(const char *file)
 {
     struct agent_conf conf;
     struct ls_error err;
-    SSL_CTX *tls = NULL;
+    SSL_CTX *tls = NULL, *server = NULL;
     enum ls_status status = agent_conf_load(file, &conf, &err);
     if (status != LS_OK) {
         fprintf(stderr, "%s\n", err.text);
         return exit_status_of(status);
     }
-    struct tls_files files = agent_conf_tls(&conf);
-    status = tls_client_context(&files, &tls, &err);
+    status = agent_conf_load_tls(&conf, &tls, &server, &err);
     SSL_CTX_free(tls);
+    SSL_CTX_free(server);
     agent_conf_free(&conf);
     if (status != LS_OK) {
         fprintf(stderr, "%s\n", err.text);

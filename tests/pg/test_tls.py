@@ -16,7 +16,7 @@ import pytest
 from harness.api import App
 from harness.base import wait_until
 from harness.pki import DAY, Authority
-from harness.programs import Agent
+from harness.programs import Agent, Coordinator
 from harness.proxy import wire
 from harness.system import fresh, put
 
@@ -263,3 +263,18 @@ def test_agent_refuses_a_false_coordinator(shared, stranger):
     agent.kill()
     port.close()
     shared.agents["orders"].start()
+
+
+def test_somebody_elses_certificate_in_the_configuration(shared):
+    """A daemon that runs with another's certificate (the client's variables in its shell) would be refused by everybody."""
+    def with_files(uri):
+        files = shared.authority.files("lockstep://" + uri)
+        return {"tls": {"ca": files[0], "certificate": files[1], "key": files[2]}}
+
+    conninfo = shared.db["orders"].conninfo("lockstep_agent")
+    for daemon, own, other in ((Coordinator(shared.authority, "shop", settings=with_files("app/checkout")), "coordinator/shop", "app/checkout"),
+                               (Coordinator(shared.authority, "shop", settings=with_files("coordinator/store")), "coordinator/shop", "coordinator/store"),
+                               (Agent("orders", shared.coordinator, conninfo, settings=with_files("agent/balance")), "agent/orders", "agent/balance")):
+        daemon.spawn()
+        assert daemon.wait_exit() == 78, daemon.log_text()
+        assert f"that of {other}, it must be that of {own}" in daemon.log_text()
