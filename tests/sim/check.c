@@ -309,7 +309,7 @@ void check_verdict(struct world *world, uint32_t epoch, uint64_t sequence, uint3
     struct txn_book *t = find(world, epoch, sequence);
     struct branch *b = t != NULL ? &t->branches[participant] : NULL;
     bool listed = b != NULL && b->prepared_once && b->xid == xid;
-    if (world->who == SIM_STALE && verdict == CHECK_VERDICT_ABORT && listed && b->state != COMMITTED) {
+    if (world->who == SIM_STALE && verdict == CHECK_VERDICT_ABORT && listed && (b->state != COMMITTED || b->outside)) {
         if (b->state == PREPARED) { /* else a failover has lost it, or an outside hand was first: nothing to break */
             stale_presumes(world, t, participant);
         }
