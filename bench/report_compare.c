@@ -229,8 +229,7 @@ static void get_table(struct page *page) {
          "where an undo or a step behind the pivot fails for good: a dead letter",
          "an undo for each step that others do not break; coordinator and agents"},
         {"choreographed", "in the end", "goes on by itself, without a coordinator",
-         "others see steps that may be undone; no lock is held between steps; the whole is to be seen only in the "
-         "events it left",
+         "others see steps that may be undone; no lock is held between steps; only its events show the whole",
          "where a handler fails for good, or nobody takes an event: a dead letter",
          "handlers, and events for each refusal; agents"},
     };
