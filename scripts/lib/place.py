@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 
+from shm import remove_folder
+
 PR_SET_PDEATHSIG = 1
 SOCKET_PATH_MAX = 107
 
@@ -212,4 +214,4 @@ class Place:
         print(f"The logs are in {self.path}.", file=sys.stderr)
 
     def remove(self):
-        shutil.rmtree(self.path, ignore_errors=True)
+        remove_folder(self.path)

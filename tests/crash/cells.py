@@ -33,7 +33,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "pg"))
 
 from harness.api import App, background  # noqa: E402
-from harness.base import NotReached, folder, wait_until  # noqa: E402
+from harness.base import NotReached, folder, remove_folder, wait_until  # noqa: E402
 from harness.system import System, fresh, step  # noqa: E402
 
 BOUND_S = 20  # after healing, everything is over within
@@ -570,7 +570,7 @@ class Failovers:
     def restore(self):
         """As a standby that had not received the last transactions, promoted."""
         self.close_sessions()
-        shutil.rmtree(self.cluster.data)
+        remove_folder(self.cluster.data)
         os.rename(self.copied, self.cluster.data)
         with open(os.path.join(self.cluster.data, "standby.signal"), "w", encoding="ascii"):
             pass

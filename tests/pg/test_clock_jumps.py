@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from harness.base import folder, wait_until
+from harness.base import alive, folder, wait_until
 from harness.system import System, fresh, put, step
 
 NAMES = ("orders", "balance")
@@ -58,6 +58,16 @@ class Clock:
             wait_until(lambda d=daemon: abs(self.shown_by(d) - ahead) < HOUR / 4, 20, f"{daemon.binary} has seen the clock jump")
 
 
+def clear_shared_memory():
+    """What libfaketime leaves of processes that were killed."""
+    for name in glob.glob("/dev/shm/*faketime_*"):
+        try:
+            if os.stat(name).st_uid == os.geteuid() and not alive(int(name.rpartition("_")[2])):
+                os.unlink(name)
+        except (FileNotFoundError, ValueError):
+            continue
+
+
 @pytest.fixture(scope="module")
 def made():
     system = System({"orders": 0, "balance": 1}, start=False)
@@ -65,6 +75,7 @@ def made():
     system.start()
     yield system
     system.close()
+    clear_shared_memory()
 
 
 @pytest.fixture

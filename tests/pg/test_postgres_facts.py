@@ -187,3 +187,17 @@ def test_zombie_prepare_exists(cluster, database):
     wait_until(lambda: database.prepared("facts-zombie"), 5, "the zombie prepares")
     database.execute("rollback prepared 'facts-zombie'")
     proxy.close()
+
+
+def test_a_killed_server_that_is_removed_leaves_nothing_in_the_kernel():
+    """The harness frees what the server would have freed at its next start: there are 4,096 segments for the whole machine."""
+    def mine():
+        with open("/proc/sysvipc/shm", encoding="ascii") as file:
+            return [line.split()[1] for line in file if line.split()[4] == pid]
+    made = Cluster()
+    pid = str(made.process.pid)
+    assert len(mine()) == 1
+    made.kill()
+    assert len(mine()) == 1, "the kernel keeps it"
+    made.remove()
+    assert not mine()

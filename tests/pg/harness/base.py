@@ -5,12 +5,16 @@ import ctypes
 import glob
 import os
 import pwd
-import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "..", "scripts", "lib"))
+from shm import remove_folder  # noqa: E402
+sys.path.pop(0)
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.005
@@ -77,7 +81,7 @@ class Folder:
                 with open(owner, encoding="ascii") as file:
                     pid = int(file.read())
                 if os.stat(owner).st_uid == os.geteuid() and not alive(pid):
-                    shutil.rmtree(os.path.dirname(owner), ignore_errors=True)
+                    remove_folder(os.path.dirname(owner))
             except (OSError, ValueError):
                 continue
 
@@ -100,7 +104,7 @@ class Folder:
 
     def remove(self):
         if os.path.isdir(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_folder(self.path)
 
 
 class Processes:

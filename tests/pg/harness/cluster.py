@@ -17,7 +17,7 @@ import time
 
 import psycopg
 
-from .base import SOCKET_PATH_MAX, alive, children, folder, processes, tail, wait_until
+from .base import SOCKET_PATH_MAX, alive, children, folder, processes, remove_folder, tail, wait_until
 
 PORT = 5432  # names the socket file only; nothing listens on TCP
 
@@ -123,6 +123,7 @@ class Cluster:
             "log_line_prefix": "'%m [%p] %q%a %d '",
             "log_statement": "none",
             "deadlock_timeout": "200ms",
+            "dynamic_shared_memory_type": "mmap",  # in the data directory: what a killed server leaves goes with it
         }
         self.settings.update(settings or {})
         self.write_settings()
@@ -195,7 +196,7 @@ class Cluster:
     def become(self, standby):
         """This one dies for good; the standby, which is stopped, is promoted in its place and answers at its address."""
         self.kill()
-        shutil.rmtree(self.data)
+        remove_folder(self.data)
         os.rename(standby.data, self.data)
         self.write_settings()
         self.start()
@@ -281,7 +282,7 @@ class Cluster:
 
     def remove(self):
         self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_folder(self.directory)
 
     # -- use
 
