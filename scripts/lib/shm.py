@@ -9,11 +9,15 @@ import subprocess
 def segments():
     """(key, id) of each System V segment that nobody uses, and who made it."""
     found = {}
-    with open("/proc/sysvipc/shm", encoding="ascii") as file:
-        for row in [line.split() for line in file][1:]:
-            key, number, creator, attached = int(row[0]), row[1], row[4], row[6]
-            if attached == "0":
-                found[(key & 0xffffffff, number)] = creator
+    try:
+        with open("/proc/sysvipc/shm", encoding="ascii") as file:
+            rows = [line.split() for line in file][1:]
+    except OSError:
+        return found  # a kernel without them
+    for row in rows:
+        key, number, creator, attached = int(row[0]), row[1], row[4], row[6]
+        if attached == "0":
+            found[(key & 0xffffffff, number)] = creator
     return found
 
 
