@@ -28,6 +28,7 @@ port = {port}
 fsync = on
 synchronous_commit = on
 max_prepared_transactions = 100
+dynamic_shared_memory_type = mmap  # in the data directory: what a killed server leaves goes with it
 max_connections = 200
 shared_buffers = 64MB
 log_line_prefix = '%m [%p] %q%a %d '

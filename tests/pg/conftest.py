@@ -19,8 +19,8 @@ from harness.system import System  # noqa: E402
 FOUR = {"orders": 0, "products": 1, "balance": 2, "coupons": 2}
 TWO = {"orders": 0, "balance": 1}
 # scripts/test must end within 15 minutes: these run with PG_MORE only, which `make pg` and .ci/run set
-MORE = ["test_clock_jumps.py", "test_compare.py", "test_descriptors.py", "test_faults.py", "test_horizon.py", "test_model.py", "test_pauses.py",
-        "test_relay_faults.py", "test_soak.py", "test_transfer.py"]
+MORE = ["test_alert.py", "test_clock_jumps.py", "test_compare.py", "test_descriptors.py", "test_faults.py", "test_horizon.py", "test_log_failures.py",
+        "test_model.py", "test_pauses.py", "test_relay_faults.py", "test_soak.py", "test_transfer.py"]
 collect_ignore = [] if "PG_MORE" in os.environ else MORE
 
 
