@@ -41,7 +41,7 @@ class Part:
 # other never wait for each other in a circle; in parallel, a hot row makes circles that only lock_timeout ends.
 HOT = "--workload transfer --rows 1000 --balance 100 --refused 5 --lock-timeout 1s --clients 16 --hot"
 PARTS = (
-    Part("transfer", "two", f"--subjects {ALL} --clients 1,8,32,64 --rounds 5 --seconds 3", f"--subjects {ALL} --clients 1,32 --rounds 1 --seconds 2"),
+    Part("transfer", "two", f"--subjects {ALL} --clients 1,8,32,64 --rounds 5 --seconds 2", f"--subjects {ALL} --clients 1,32 --rounds 1 --seconds 2"),
     Part("contention", "two", f"--subjects {FORMS} {HOT} 0,20,50,100 --rounds 2 --seconds 4", f"--subjects {FORMS} {HOT} 0,50,100 --rounds 1 --seconds 2"),
     Part("contention-in-order", "two", f"--subjects bare,2pc {HOT} 0,20,50,100 --rounds 2 --seconds 4 --in-order",
          f"--subjects bare,2pc {HOT} 0,50,100 --rounds 1 --seconds 2 --in-order"),
