@@ -74,9 +74,9 @@ double result_cpu_us(const struct cell *cell, uint32_t process);
 
 void result_print_table(const struct results *results);
 void result_print_profile(const struct results *results);
-/* Enum ls_exit; the file is complete or not there. */
 /* Can a file be written there? Said before a long run, not after it. */
 bool result_may_write(const struct results *results, const char *path);
+/* Enum ls_exit; the file is complete or not there. */
 int result_write_json(const struct results *results, const char *path);
 int result_write_csv(const struct results *results, const char *path);
 

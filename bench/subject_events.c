@@ -147,9 +147,7 @@ static PGconn *open_session(const struct events *events, const char *name, const
     PGconn *session = work_connect(events->load->options->name, events->load->options->databases[0]);
 
     if (session == NULL) return NULL;
-    PGresult *result = PQexec(session, "set plan_cache_mode = force_generic_plan"); /* what a look costs is not the flow's */
-    PQclear(result);
-    result = PQprepare(session, name, sql, 0, NULL);
+    PGresult *result = PQprepare(session, name, sql, 0, NULL);
     bool ok = PQresultStatus(result) == PGRES_COMMAND_OK;
     PQclear(result);
     if (ok) return session;

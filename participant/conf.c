@@ -166,7 +166,7 @@ void agent_conf_free(struct agent_conf *conf)
     conf_free(agent_conf_keys, agent_conf_key_count, conf);
 }
 
-struct tls_files agent_conf_tls(const struct agent_conf *conf)
+static struct tls_files tls_files_of(const struct agent_conf *conf)
 {
     bool crl = conf->tls_crl != NULL && conf->tls_crl[0] != '\0';
     return (struct tls_files){conf->tls_ca, conf->tls_certificate, conf->tls_key, crl ? conf->tls_crl : NULL};
@@ -175,7 +175,7 @@ struct tls_files agent_conf_tls(const struct agent_conf *conf)
 enum ls_status agent_conf_load_tls(const struct agent_conf *conf, SSL_CTX **ret_client, SSL_CTX **ret_server,
                                    struct ls_error *err)
 {
-    struct tls_files files = agent_conf_tls(conf);
+    struct tls_files files = tls_files_of(conf);
     *ret_client = *ret_server = NULL;
     enum ls_status status = tls_client_context(&files, ret_client, err);
     if (status == LS_OK)

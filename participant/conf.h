@@ -48,7 +48,6 @@ enum ls_status agent_conf_load(const char *file, struct agent_conf *ret_conf, st
 enum ls_status agent_conf_parse(const char *text, size_t length, const char *name, struct agent_conf *ret_conf,
                                 struct ls_error *err) LS_MUST_CHECK;
 void agent_conf_free(struct agent_conf *conf);
-struct tls_files agent_conf_tls(const struct agent_conf *conf);
 /* As a client of the coordinator and of peers, as a server of peers, with its own certificate. LS_ERR_CONFIG names the
  * file that cannot be used; then there is neither. */
 enum ls_status agent_conf_load_tls(const struct agent_conf *conf, SSL_CTX **ret_client, SSL_CTX **ret_server,

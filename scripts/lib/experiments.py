@@ -90,16 +90,20 @@ def claim_goes_on(run, wanted):
 
 # ---- the coordinator dies
 
+def begin_and_die(run, point):
+    """The load begins, and the coordinator dies at that point; without one, at any moment."""
+    if point:
+        run.shop.restart_coordinator(run.point(point, PER_ORDER.get(point, 1)))
+    run.begin(armed=bool(point))
+    if point:
+        run.wait_death(run.shop.coordinator, point)
+    else:
+        run.script("kill", "--pid", run.shop.coordinator.pid)
+
+
 def coordinator_dies(points):
     def play(run):
-        point = points.get(run.mode)
-        if point:
-            run.shop.restart_coordinator(run.point(point, PER_ORDER.get(point, 1)))
-        run.begin(armed=bool(point))
-        if point:
-            run.wait_death(run.shop.coordinator, point)
-        else:
-            run.script("kill", "--pid", run.shop.coordinator.pid)
+        begin_and_die(run, points.get(run.mode))
         run.rest(run.scaled(10, 2))
         if run.mode == "choreographed":
             run.wait_orders(1)
@@ -391,14 +395,7 @@ def emit_note(run, key):
 
 
 def long_doubt(run):
-    point = {"2pc": "coord_before_log_append", "orchestrated": "saga_attempt_answered"}.get(run.mode)
-    if point:
-        run.shop.restart_coordinator(run.point(point, PER_ORDER.get(point, 1)))
-    run.begin(armed=bool(point))
-    if point:
-        run.wait_death(run.shop.coordinator, point)
-    else:
-        run.script("kill", "--pid", run.shop.coordinator.pid)
+    begin_and_die(run, {"2pc": "coord_before_log_append", "orchestrated": "saga_attempt_answered"}.get(run.mode))
     run.rest(0.6)
     with run.shop.connect("balance") as session:
         run.held = session.execute("select count(*) from pg_prepared_xacts where database = current_database()").fetchone()[0]

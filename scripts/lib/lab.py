@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import psycopg  # noqa: E402
 
 import audit  # noqa: E402
 import experiments  # noqa: E402
+from fault import positive  # noqa: E402
 from place import Interrupted, Place, Problem, data_of, interrupt, on_ending, tail, wait_until  # noqa: E402
 from shop import APP, PORT, FormsShop  # noqa: E402
 from timeline import Timeline  # noqa: E402
@@ -438,13 +438,6 @@ def choose(parser, names, mode):
     return chosen
 
 
-def seconds(text):
-    """Of argparse."""
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"no number of seconds: `{text}'")
-    return float(text)
-
-
 def parse():
     parser = argparse.ArgumentParser(prog="lockstep lab", description="The failure laboratory: faults on real servers under load, measured (docs/lab.md).")
     parser.add_argument("--build", required=True, help=argparse.SUPPRESS)
@@ -454,7 +447,7 @@ def parse():
     run.add_argument("names", nargs="+", metavar="NAME[/MODE]", help="of an experiment, or `all'")
     run.add_argument("--mode", choices=(*MODES, "all"), default="all", help="all unless given")
     run.add_argument("--quick", action="store_true", help="a few seconds each")
-    run.add_argument("--afterwards", type=seconds, metavar="SECONDS", help="the load goes on for so long when everything is healed (3, with --quick 0)")
+    run.add_argument("--afterwards", type=positive(float), metavar="SECONDS", help="the load goes on for so long when everything is healed (3, with --quick 0)")
     run.add_argument("--out", metavar="FOLDER", help="writes each timeline there as JSON")
     options = parser.parse_args()
     if options.verb == "run":

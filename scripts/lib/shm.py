@@ -1,6 +1,5 @@
 """What a PostgreSQL server leaves in the kernel when it is killed and never started again."""
 
-import glob
 import os
 import shutil
 import subprocess
@@ -23,9 +22,13 @@ def segments():
 
 def free_shared_memory(folder):
     """Of the servers whose data directories lie in there. A server that ends by itself does this, one that is started again for the one before."""
-    for name in glob.glob(os.path.join(folder, "**", "postmaster.pid"), recursive=True):
+    for place, folders, files in os.walk(folder):
+        if "PG_VERSION" in files:
+            folders.clear()  # a data directory: nothing below is another one
+        if "postmaster.pid" not in files:
+            continue
         try:
-            with open(name, encoding="utf-8") as file:
+            with open(os.path.join(place, "postmaster.pid"), encoding="utf-8") as file:
                 lines = file.read().splitlines()
             pid, (key, number) = lines[0], lines[6].split()
         except (OSError, IndexError, ValueError):

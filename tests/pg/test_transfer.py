@@ -75,6 +75,7 @@ def test_one_hot_row(yard):
     yard.wait_settled()  # an abort is told before the last branch is rolled back
     totals = moves(yard, 10)
     assert totals[0] == totals[1]  # however many of them waited for each other in a circle and gave up
+    assert yard.prepared() == 0
 
 
 @pytest.mark.parametrize("arguments, word", [
