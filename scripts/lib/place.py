@@ -35,7 +35,18 @@ def interrupt(number, _frame):
     raise Interrupted(signal.Signals(number).name)
 
 
+def again(ignored):
+    """Python ignores what is raised in a finaliser or in a hook around a fork, and the signal would be lost: it comes again a little later."""
+    if not isinstance(ignored.exc_value, Interrupted):
+        sys.__unraisablehook__(ignored)
+        return
+    number = signal.Signals[str(ignored.exc_value)]
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+
 def on_ending(handler):
+    sys.unraisablehook = again
     for number in ENDING:
         signal.signal(number, handler)
 

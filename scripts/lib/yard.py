@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from place import ENDING, Place, Problem, on_ending, wait_until  # noqa: E402
+from place import ENDING, Interrupted, Place, Problem, on_ending, wait_until  # noqa: E402
 from shop import APP, CLUSTER_SETTINGS, PARTICIPANTS, PEERS, FormsShop, Shop  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -83,8 +83,12 @@ class ShopYard(Bench, FormsShop):
         return PARTICIPANTS
 
 
+class Ended(Problem, Interrupted):
+    """By a signal; one of the things that end a run."""
+
+
 def interrupt(number, _frame):
-    raise Problem(signal.Signals(number).name)
+    raise Ended(signal.Signals(number).name)
 
 
 class guarded:

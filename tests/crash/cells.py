@@ -245,6 +245,7 @@ class Run:
         self.names, self.options["deadline"] = [self.a], "300ms"
         if self.dice.random() < 0.5:
             self.more_steps, self.expected = [step(self.a, "select pg_sleep(5)")], {"aborted"}
+            self.link.at("vote", "hold", up=True, match=self.ours, delay=0.8)  # the agent may give up first, and no decision would be needed
         else:
             self.first = self.pg.rule(is_commit, "hold", delay=0.8)
 

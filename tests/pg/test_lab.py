@@ -125,3 +125,21 @@ def test_interrupted():
     wait_until(lambda: not any(alive(pid) for pid in started), 10, "its processes are gone")
     path = re.search(r"Starting in (\S+):", "".join(seen))[1]
     assert not os.path.exists(path), f"{path} is left behind"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signal_in_a_hook_around_a_fork(name):
+    """Python ignores what is raised there: the signal comes again."""
+    words = """
+import os, signal, subprocess, sys, time
+from place import Interrupted, interrupt, on_ending
+on_ending(interrupt)
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.{name}))
+try:
+    subprocess.run(["true"], preexec_fn=lambda: None, check=True)
+    time.sleep(30)
+except Interrupted as ended:
+    sys.exit(f"ended by {{ended}}")
+""".format(name=name)
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=False, timeout=60, cwd=os.path.join(ROOT, "scripts", "lib"))
+    assert (done.returncode, done.stderr) == (1, f"ended by {name}\n"), done
