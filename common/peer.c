@@ -330,7 +330,6 @@ static bool left_callback(struct peer *peer) {
 }
 
 static void handle_frame(struct peer *peer, const Lockstep__Frame *frame) {
-    if (frame->body_case == LOCKSTEP__FRAME__BODY_PONG) return;
     if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
         char text[LS_ERROR_TEXT_MAX];
         (void)snprintf(text, sizeof text, "the other side says: %s", frame->error->text);

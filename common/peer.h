@@ -38,8 +38,8 @@ struct peer_callbacks {
     /* The handshake is done and the certificate is good. Whether this role and name may talk here is the callback's to
      * say (peer_close with the reason if not). */
     void (*on_open)(void *context, struct peer *peer, const struct tls_identity *identity);
-    /* A checked frame, freed when the callback returns. Pings come too (they carry the coordinator's fence) and are
-     * answered already; Pongs and Errors do not. */
+    /* A checked frame, freed when the callback returns. Pings and Pongs come too: they carry the coordinator's fence, and
+     * an idle link may carry nothing but the one or the other. Pings are answered already. Errors do not come. */
     void (*on_frame)(void *context, struct peer *peer, const Lockstep__Frame *frame);
     /* The link is gone; the peer is freed when this returns. `reason`: one line for the log. */
     void (*on_closed)(void *context, struct peer *peer, const char *reason);

@@ -269,13 +269,17 @@ bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, st
         event->kind = AEV_PING;
         event->ping.token = frame->ping->token;
         return true;
+    case LOCKSTEP__FRAME__BODY_PONG:
+    case LOCKSTEP__FRAME__BODY_ROUTE:
+    case LOCKSTEP__FRAME__BODY_ASK:
+        event->kind = AEV_HEARD;
+        return true;
     case LOCKSTEP__FRAME__BODY_FORGET:
         read_forget(frame->forget, event);
         return true;
     case LOCKSTEP__FRAME__BODY_PROVE:
     case LOCKSTEP__FRAME__BODY__NOT_SET:
     case LOCKSTEP__FRAME__BODY_HELLO:
-    case LOCKSTEP__FRAME__BODY_PONG:
     case LOCKSTEP__FRAME__BODY_VOTE:
     case LOCKSTEP__FRAME__BODY_DONE:
     case LOCKSTEP__FRAME__BODY_INQUIRY:
@@ -284,8 +288,6 @@ bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, st
     case LOCKSTEP__FRAME__BODY_ERROR:
     case LOCKSTEP__FRAME__BODY_READY:
     case LOCKSTEP__FRAME__BODY_KEPT:
-    case LOCKSTEP__FRAME__BODY_ROUTE:
-    case LOCKSTEP__FRAME__BODY_ASK:
     case LOCKSTEP__FRAME__BODY_TELL:
     case LOCKSTEP__FRAME__BODY_GREET:
     case LOCKSTEP__FRAME__BODY_EVENTS:

@@ -215,6 +215,15 @@ static bool fails_at(enum agent_event_kind kind)
     }
 }
 
+/* What is not the core's, but the relay's. */
+static void take_events(struct uplink *uplink, const Lockstep__Frame *frame)
+{
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_ROUTE)
+        relayhost_route(uplink->host->relay, frame->route);
+    else if (frame->body_case == LOCKSTEP__FRAME__BODY_ASK)
+        relayhost_ask(uplink->host->relay, frame->ask);
+}
+
 static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *frame)
 {
     struct uplink *uplink = context;
@@ -222,14 +231,6 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
     struct agent_event event = {0};
     if (!uplink->up || uplink->peer != peer)
         return;
-    if (frame->body_case == LOCKSTEP__FRAME__BODY_ROUTE) {
-        relayhost_route(uplink->host->relay, frame->route);
-        return;
-    }
-    if (frame->body_case == LOCKSTEP__FRAME__BODY_ASK) {
-        relayhost_ask(uplink->host->relay, frame->ask);
-        return;
-    }
     if (frame->body_case == LOCKSTEP__FRAME__BODY_WELCOME)
         uplink->version = frame->welcome->version;
     agentmsg_read_fence(frame, uplink->number, &event);
@@ -250,6 +251,9 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
         return;
     }
     agenthost_step(uplink->host, &event);
+    /* The core may have closed the link over the fence. */
+    if (event.kind == AEV_HEARD && uplink->up && uplink->peer == peer)
+        take_events(uplink, frame);
 }
 
 /* ---- effects become frames */

@@ -401,6 +401,8 @@ static void dispatch(struct agent *a, const struct agent_event *event) {
     case AEV_WELCOME:
         link_on_welcome(a, event);
         return;
+    case AEV_HEARD:
+        return;
     case AEV_PING:
         agent_emit(a, AEF_SEND_PONG)->pong.token = event->ping.token;
         return;

@@ -255,6 +255,7 @@ enum agent_event_kind {
     AEV_LINK_DOWN, /* the link is gone; with link 0: dialling failed */
     AEV_WELCOME,
     AEV_PING,
+    AEV_HEARD, /* a frame that is nobody's or somebody else's (Pong, Route, Ask): the coordinator lives, and this is its fence */
     AEV_WORK,
     AEV_DECIDE,
     AEV_PROVE, /* one event per item */

@@ -251,6 +251,8 @@ bool link_take_frame(struct agent *a, const struct agent_event *event) {
         return false;
     }
     if (a->state == AGENT_GREETING) {
+        /* Ping and Pong are the link's own; the coordinator may still write our name to its log. */
+        if (event->kind == AEV_PING || event->kind == AEV_HEARD) return false;
         link_drop(a, "a frame before Welcome");
         return false;
     }

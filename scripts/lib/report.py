@@ -4,6 +4,7 @@
 
 Results go to BUILD/report (JSON and CSV of each comparison, timelines of the laboratory, report.html, report.txt); --keep copies the page and its figures
 to a folder, docs/report. Takes at most 35 minutes on 2 cores, with --quick at most 10. Interrupted: servers and daemons are gone, what is complete stays.
+A comparison that breaks off is not in the page; the others are, the logs of its servers and daemons lie in BUILD/report/logs, and the exit status is 1.
 """
 
 import argparse
@@ -61,6 +62,7 @@ class Report:
         self.options, self.build = options, os.path.abspath(options.build)
         self.out = os.path.abspath(options.out or os.path.join(self.build, "report"))
         self.begun = time.monotonic()
+        self.failed = []
 
     def say(self, text):
         print(f"{time.monotonic() - self.begun:6.0f} s  {text}", flush=True)
@@ -75,7 +77,10 @@ class Report:
         with open(path + ".txt", "w", encoding="utf-8") as out:
             status = run(argv, stdout=out)
         if status != 0:
-            raise Problem(f"{part.name}: lockstep-bench ended with {status}")
+            self.failed.append(part.name)
+            logs = os.path.join(self.out, "logs", part.name)
+            shutil.copytree(os.path.join(yard.place.path, "log"), logs, dirs_exist_ok=True)
+            self.say(f"{part.name}: lockstep-bench ended with {status}; logs: {logs}")
 
     def comparisons(self):
         for kind, make in YARDS.items():
@@ -110,6 +115,7 @@ class Report:
             self.say(f"copied to {self.options.keep}")
 
     def make(self):
+        shutil.rmtree(os.path.join(self.out, "logs"), ignore_errors=True)
         # what is left from an earlier call must not pass for this one's
         for part in PARTS:
             if self.wanted(part.name) and os.path.exists(os.path.join(self.out, part.name + ".json")):
@@ -140,12 +146,15 @@ def main():
         except OSError as error:
             parser.error(f"{folder}: {error.strerror}")
     on_ending(interrupt)
+    report = Report(options)
     try:
-        Report(options).make()
+        report.make()
     except Problem as problem:
         print(f"report: {problem}", file=sys.stderr)
         return 1
-    return 0
+    if report.failed:
+        print(f"report: broke off: {', '.join(report.failed)}", file=sys.stderr)
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":

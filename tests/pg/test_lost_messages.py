@@ -177,6 +177,19 @@ def test_work_is_held_until_the_transaction_is_aborted(proxied):
     proxied.agree(key, NAMES, "aborted")
 
 
+def test_only_answers_to_pings(proxied):
+    """While both are idle, the one whose frame was the last is pinged and never pings: what the agent hears is Pong. That is no silence."""
+    link, agent = proxied.link["orders"], proxied.agents["orders"]
+    connections = list(link.connections)
+    lost = link.rule(lambda message: message.kind in ("ping", "forget") and not message.up, "drop", times=None)
+    heard = link.at("pong", "pass", up=False, times=None)
+    wait_until(lambda: len(heard.seen) >= 8, 60, lambda: f"eight seconds without a word but Pong: {heard.seen}, {lost.seen}")
+    assert list(link.connections) == connections and not agent.log_has("silent for too long")
+    for rule in (lost, heard):
+        rule.release()
+    proxied.alive()
+
+
 def test_link_silent(proxied):
     """Nothing passes and nothing is closed: the link is given up after its time, and found again."""
     key = fresh()

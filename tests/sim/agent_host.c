@@ -561,9 +561,7 @@ static void on_frame(struct world *world, struct agent_host *host, uint64_t link
     struct agent_event event = {0};
     agentmsg_read_fence(frame, link, &event);
     host->welcomed = host->welcomed || (frame->body_case == LOCKSTEP__FRAME__BODY_WELCOME && link == host->link);
-    if (frame->body_case == LOCKSTEP__FRAME__BODY_ROUTE) {
-        relay_route_received(world, host->participant, host->life, frame->route);
-    } else if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
         trace(world, host, "is told", frame->error->text);
     } else if (frame->body_case == LOCKSTEP__FRAME__BODY_PROVE) {
         on_prove(world, host->participant, host->life, frame->prove, &event);
@@ -578,7 +576,12 @@ static void on_frame(struct world *world, struct agent_host *host, uint64_t link
         if (event.kind == AEV_DECIDE && event.decide.commit && link == host->link && stats.state == AGENT_SERVING) {
             check_told(world, event.decide.gtid, host->participant, host->life);
         }
+        uint32_t participant = host->participant;
+        uint64_t life = host->life;
         step(world, host, &event);
+        host = host_of(world, participant, life);
+        if (frame->body_case == LOCKSTEP__FRAME__BODY_ROUTE && host != NULL && host->link == link)
+            relay_route_received(world, participant, life, frame->route);
     }
 }
 

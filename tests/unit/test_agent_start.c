@@ -307,6 +307,47 @@ static void what_waits_for_the_server_goes_on_when_it_is_back(void **state) {
     rig_free(&rig);
 }
 
+static void heard(struct rig *rig) {
+    struct agent_event event = rig_event(AEV_HEARD);
+    event.link = rig->link;
+    event.has_fence = true;
+    event.fence = rig->fence;
+    rig_step(rig, &event);
+}
+
+/* Who was the last to say something is pinged, and hears nothing but Pong while both are idle. */
+static void a_coordinator_that_only_answers_is_not_silent(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_serve(&rig, NULL);
+    for (int i = 0; i < 5; i++) {
+        rig_tick(&rig, 4000000);
+        heard(&rig);
+        rig_expect(&rig, "");
+    }
+    rig.fence.epoch++;
+    heard(&rig);
+    rig_expect(&rig, "close: another epoch on the same link\n");
+    rig_free(&rig);
+}
+
+/* It may take a while until a new name is in the log, and links are pinged meanwhile. */
+static void a_ping_before_welcome(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_new(&rig, NULL);
+    greet(&rig);
+    rig_tick(&rig, 4000000);
+    ping(&rig);
+    rig_expect(&rig, "");
+    rig_tick(&rig, 4000000);
+    heard(&rig);
+    rig_expect(&rig, "");
+    rig_welcome(&rig, false, 0, NULL);
+    assert_null(strstr(rig.trace, "close"));
+    rig_free(&rig);
+}
+
 static void a_silent_coordinator_is_left(void **state) {
     (void)state;
     struct rig rig;
@@ -498,7 +539,12 @@ static void frames_out_of_place(void **state) {
 
     rig_new(&rig, NULL);
     greet(&rig);
-    ping(&rig);
+    event = rig_event(AEV_SETTLE);
+    event.link = rig.link;
+    event.has_fence = true;
+    event.fence = rig.fence;
+    event.settle.gtid = "shop.00000000000c.1.7-5";
+    rig_step(&rig, &event);
     rig_expect(&rig, "close: a frame before Welcome\n");
     rig_free(&rig);
 
@@ -1026,6 +1072,8 @@ int main(void) {
         cmocka_unit_test(a_lost_control_session_begins_again),
         cmocka_unit_test(pauses_end_when_the_server_is_back),
         cmocka_unit_test(what_waits_for_the_server_goes_on_when_it_is_back),
+        cmocka_unit_test(a_coordinator_that_only_answers_is_not_silent),
+        cmocka_unit_test(a_ping_before_welcome),
         cmocka_unit_test(a_silent_coordinator_is_left),
         cmocka_unit_test(a_log_that_contains_what_was_seen),
         cmocka_unit_test(a_new_life_of_the_coordinator_is_remembered_first),

@@ -57,7 +57,7 @@ static int free_all(void **state) {
 /* One end and what it has seen. */
 struct end {
     struct peer *peer;
-    unsigned opens, closes, pings;
+    unsigned opens, closes, pings, pongs;
     uint64_t frames, sum;
     uint32_t next_credit; /* Credit frames must come in this order */
     bool disorder;
@@ -71,7 +71,7 @@ struct world {
     int port;
     char address[DAEMON_ADDRESS_MAX];
     struct end server, client;
-    bool fenced_pings;
+    bool fenced_pings, fenced_pongs;
 };
 static struct world w;
 
@@ -94,6 +94,11 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
     if (frame->body_case == LOCKSTEP__FRAME__BODY_PING) {
         end->pings++;
         if (frame->fence && frame->fence->position == 4711) w.fenced_pings = true;
+        return;
+    }
+    if (frame->body_case == LOCKSTEP__FRAME__BODY_PONG) {
+        end->pongs++;
+        if (frame->fence && frame->fence->position == 4711) w.fenced_pongs = true;
         return;
     }
     end->frames++;
@@ -339,6 +344,13 @@ static void pings_keep_alive(void **state) {
     run_until(w.server.pings >= 150 && w.client.pings >= 150); /* 3 s: longer than the silence that ends a link */
     assert_int_equal(w.server.closes + w.client.closes, 0);
     assert_true(w.fenced_pings);
+
+    /* Only one of them is quiet for so long: what the other hears is Pong. */
+    peer_set_timing(w.server.peer, 100000, 2000, 5000);
+    unsigned pings = w.client.pings, pongs = w.client.pongs;
+    run_until(w.client.pongs >= pongs + 50);
+    assert_true(w.client.pings <= pings + 1);
+    assert_true(w.fenced_pongs);
     world_end();
 }
 
