@@ -141,6 +141,17 @@ static void send_pong(struct world *world, const struct agent_effect *e) {
     net_send_to_coord(world, e->link, &frame);
 }
 
+void agent_host_ping(struct world *world, uint32_t participant, uint64_t life, uint64_t link) {
+    if (host_of(world, participant, life) == NULL) {
+        return;
+    }
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Ping ping = LOCKSTEP__PING__INIT;
+    frame.body_case = LOCKSTEP__FRAME__BODY_PING;
+    frame.ping = &ping;
+    net_send_to_coord(world, link, &frame);
+}
+
 /* ------------------------------------------------------- requests to the server */
 
 static void free_work(struct agent_host *host, void *work) {
@@ -375,6 +386,9 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         net_dial(world, host->participant, host->life);
         return;
     case AEF_CLOSE:
+        if (world->idle && e->text != NULL) { /* without: a link that it no longer looked for */
+            world_wrong(world, "p%u gives up an idle link: %s", host->participant + 1, e->text);
+        }
         net_close(world, e->link, false);
         return;
     case AEF_SEND_HELLO:
@@ -799,7 +813,7 @@ static void start(struct world *world, uint64_t participant, uint64_t life) {
     config.prepared_share = world->options.shared_cluster != 0 && participant < 2 ? 50 : 100;
     config.recovered_max = 64;
     config.finished_max = 64;
-    config.sweep_us = 2 * SECOND;
+    config.sweep_us = world_sweep_us(world);
     config.seed = rng_next(&world->rng);
     host->core = agent_new(&config);
     assert(host->core != NULL);

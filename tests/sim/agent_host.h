@@ -23,6 +23,8 @@ bool agent_host_alive(const struct world *world, uint32_t participant, uint64_t 
 /* ---- from the network */
 void agent_host_link_up(struct world *world, uint32_t participant, uint64_t life, uint64_t link);
 void agent_host_link_down(struct world *world, uint32_t participant, uint64_t life, uint64_t link);
+/* It has sent nothing on this link for a while. */
+void agent_host_ping(struct world *world, uint32_t participant, uint64_t life, uint64_t link);
 void agent_host_frame(struct world *world, uint32_t participant, uint64_t life, uint64_t link, const uint8_t *bytes,
                       size_t length);
 /* ---- from the servers; ignored when that life is over */

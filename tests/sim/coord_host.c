@@ -1190,6 +1190,9 @@ void coord_link_down(struct world *world, uint64_t number) {
 
 static void drop_link(struct world *world, struct coord_link *link, const char *why) {
     uint64_t number = link->number;
+    if (world->idle) {
+        world_wrong(world, "the coordinator gives up an idle link: %s", why);
+    }
     trace(world, "drops", why);
     net_close(world, number, true);
     coord_link_down(world, number);
@@ -1713,8 +1716,6 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, Lock
     case LOCKSTEP__FRAME__BODY_INQUIRY:
         on_inquiry(world, link, frame->inquiry);
         return;
-    case LOCKSTEP__FRAME__BODY_PONG:
-        return;
     case LOCKSTEP__FRAME__BODY_ERROR:
         drop_link(world, link, frame->error->text);
         return;
@@ -1727,6 +1728,7 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, Lock
     case LOCKSTEP__FRAME__BODY_HELLO:
     case LOCKSTEP__FRAME__BODY_WELCOME:
     case LOCKSTEP__FRAME__BODY_PING:
+    case LOCKSTEP__FRAME__BODY_PONG:
     case LOCKSTEP__FRAME__BODY_WORK:
     case LOCKSTEP__FRAME__BODY_DECIDE:
     case LOCKSTEP__FRAME__BODY_ANSWER:
@@ -1745,6 +1747,29 @@ static void on_welcomed_frame(struct world *world, struct coord_link *link, Lock
     world_wrong(world, "p%u sends a frame of kind %d", link->participant + 1, (int)frame->body_case);
 }
 
+void coord_ping(struct world *world, uint64_t number) {
+    struct sim_coord *c = world->coord;
+    const struct coord_link *link = c->up ? link_by_number(c, number) : NULL;
+    if (link == NULL) {
+        return;
+    }
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Ping body = LOCKSTEP__PING__INIT;
+    body.token = ++c->ping_token;
+    frame.body_case = LOCKSTEP__FRAME__BODY_PING;
+    frame.ping = &body;
+    send_frame(world, link, &frame);
+}
+
+static void pong(struct world *world, const struct coord_link *link, uint64_t token) {
+    Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
+    Lockstep__Pong body = LOCKSTEP__PONG__INIT;
+    body.token = token;
+    frame.body_case = LOCKSTEP__FRAME__BODY_PONG;
+    frame.pong = &body;
+    send_frame(world, link, &frame);
+}
+
 void coord_frame(struct world *world, uint64_t number, const uint8_t *bytes, size_t length) {
     struct sim_coord *c = world->coord;
     struct coord_link *link = c->up ? link_by_number(c, number) : NULL;
@@ -1759,6 +1784,10 @@ void coord_frame(struct world *world, uint64_t number, const uint8_t *bytes, siz
     }
     if (frame->body_case == LOCKSTEP__FRAME__BODY_HELLO) {
         on_hello(world, link, frame);
+    } else if (frame->body_case == LOCKSTEP__FRAME__BODY_PING) {
+        pong(world, link, frame->ping->token);
+    } else if (frame->body_case == LOCKSTEP__FRAME__BODY_PONG) {
+        /* heard */
     } else if (link->state == LINK_WELCOMED) {
         on_welcomed_frame(world, link, frame);
     } else if (frame->body_case == LOCKSTEP__FRAME__BODY_ERROR) {
@@ -1770,8 +1799,8 @@ void coord_frame(struct world *world, uint64_t number, const uint8_t *bytes, siz
     lockstep__frame__free_unpacked(frame, NULL);
 }
 
-static void ping(struct world *world, uint64_t life, uint64_t unused) {
-    if (still_paused(world, ping, life, 0)) {
+static void look_for_silence(struct world *world, uint64_t life, uint64_t unused) {
+    if (still_paused(world, look_for_silence, life, 0)) {
         return;
     }
     (void)unused;
@@ -1787,17 +1816,8 @@ static void ping(struct world *world, uint64_t life, uint64_t unused) {
                 return;
             }
         }
-        if (c->links[i].state != LINK_WELCOMED) {
-            continue;
-        }
-        Lockstep__Frame frame = LOCKSTEP__FRAME__INIT;
-        Lockstep__Ping body = LOCKSTEP__PING__INIT;
-        body.token = ++c->ping_token;
-        frame.body_case = LOCKSTEP__FRAME__BODY_PING;
-        frame.ping = &body;
-        send_frame(world, &c->links[i], &frame);
     }
-    world_after(world, LS_PING_INTERVAL_MS * MS, ping, life, 0);
+    world_after(world, LS_PING_INTERVAL_MS * MS, look_for_silence, life, 0);
 }
 
 /* ------------------------------------------------------------- housekeeping */
@@ -2010,7 +2030,7 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
         check_log_keeps(world);
     }
     world_after(world, HOUSEKEEPING_US, housekeeping, life, 0);
-    world_after(world, LS_PING_INTERVAL_MS * MS, ping, life, 0);
+    world_after(world, LS_PING_INTERVAL_MS * MS, look_for_silence, life, 0);
     struct engine_event event = {.kind = EV_TICK};
     step(world, &event);
 }

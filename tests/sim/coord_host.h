@@ -27,6 +27,8 @@ uint32_t coord_reached(struct world *world);
 /* Where the log ended of which the stale copy was taken; 0: there is none. */
 uint64_t coord_stale_position(const struct world *world);
 void coord_link_open(struct world *world, uint64_t link, uint32_t participant);
+/* It has sent nothing on this link for a while. */
+void coord_ping(struct world *world, uint64_t link);
 void coord_frame(struct world *world, uint64_t link, const uint8_t *bytes, size_t length);
 void coord_link_down(struct world *world, uint64_t link);
 

@@ -43,6 +43,7 @@ struct link {
     uint32_t acceptor; /* then: whose */
     uint64_t acceptor_life;
     uint64_t heard_us[2]; /* when this side last received something */
+    uint64_t sent_us[2];  /* and sent something */
     bool open[2];         /* this side still has its end */
     struct stream in[2];  /* towards this side */
     uint8_t *again[2];    /* a frame towards this side that will come a second time */
@@ -147,6 +148,11 @@ static void tell_down(struct world *world, struct link *link, enum side side) {
     (void)world_as(world, was);
 }
 
+static uint64_t paused_until(const struct world *world, const struct link *link, enum side side) {
+    if (side == AGENT) return agent_host_paused_until(world, link->participant, link->life);
+    return link->peer ? agent_host_paused_until(world, link->acceptor, link->acceptor_life) : coord_paused_until(world);
+}
+
 /* Hands over everything that is due towards one side. */
 static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
     enum side to = (enum side)(slot_side % 2);
@@ -156,9 +162,7 @@ static void pump(struct world *world, uint64_t slot_side, uint64_t number) {
     stream->scheduled = false;
     if (!link->open[to] || stream->silent) return;
     (void)world_as(world, link->who);
-    uint64_t paused = to == AGENT  ? agent_host_paused_until(world, link->participant, link->life)
-                      : link->peer ? agent_host_paused_until(world, link->acceptor, link->acceptor_life)
-                                   : coord_paused_until(world);
+    uint64_t paused = paused_until(world, link, to);
     if (paused > world->now_us) {
         schedule(world, link, to, paused);
         return;
@@ -236,6 +240,7 @@ static void send_to(struct world *world, uint64_t number, enum side to, const Lo
         return; /* written into a socket whose other end is gone: the sender will notice */
     struct stream *stream = &link->in[to];
     if (stream->ending) return;
+    link->sent_us[1 - to] = world->now_us;
     size_t size = frame_size(frame);
     uint8_t *bytes = malloc(size);
     struct ls_error err;
@@ -449,6 +454,26 @@ void net_heal(struct world *world) {
     }
 }
 
+/* As in common/peer.c: whoever has sent nothing for a while pings; its answer to a ping is something it has sent. */
+static void keep_alive(struct world *world, uint64_t slot_side, uint64_t number) {
+    enum side side = (enum side)(slot_side % 2);
+    struct link *link = find(world, number, NULL);
+    if (link == NULL || !link->open[side]) return;
+    (void)world_as(world, link->who);
+    uint64_t paused = paused_until(world, link, side), quiet = world->now_us - link->sent_us[side];
+    uint64_t wait = LS_PING_INTERVAL_MS * MS;
+    if (paused > world->now_us) {
+        wait = paused - world->now_us;
+    } else if (quiet < wait) {
+        wait -= quiet;
+    } else if (side == COORD) {
+        coord_ping(world, number);
+    } else {
+        agent_host_ping(world, link->participant, link->life, number);
+    }
+    world_after(world, wait, keep_alive, slot_side, number);
+}
+
 /* -------------------------------------------------------------------- dial */
 
 /* Does anybody hear a dial, and who? SIM_COORDS: nobody. */
@@ -475,6 +500,7 @@ static uint64_t new_link(struct world *world, uint32_t participant, uint64_t lif
     link->life = life;
     link->open[COORD] = link->open[AGENT] = true;
     link->heard_us[COORD] = link->heard_us[AGENT] = world->now_us;
+    link->sent_us[COORD] = link->sent_us[AGENT] = world->now_us;
     net->links[number % LINKS_MAX] = link;
     if (world->options.reset_ms > 0 && !world->healed)
         world_after(world, rng_delay(&world->rng, world->options.reset_ms * MS), reset_timer, 0, number);
@@ -505,6 +531,8 @@ static void dial_arrives(struct world *world, uint64_t participant, uint64_t lif
         return;
     }
     world->net->links[number % LINKS_MAX]->who = who;
+    for (enum side side = COORD; side <= AGENT; side++)
+        world_after(world, LS_PING_INTERVAL_MS * MS, keep_alive, number % LINKS_MAX * 2 + side, number);
     coord_link_open(world, number, (uint32_t)participant);
     agent_host_link_up(world, (uint32_t)participant, life, number);
 }

@@ -20,8 +20,10 @@
  * backoffs. */
 #define HEAL_LIMIT_US (240 * SECOND)
 #define HEAL_LOOK_US (50 * MS)
-#define HEAL_AT_LEAST_US \
-    (3 * SECOND) /* a sweep must have passed: what the last fault did may not have been noticed by anybody yet */
+/* How long it takes at least: a sweep must have passed, what the last fault did may not have been noticed by anybody. */
+#define HEAL_AT_LEAST_US(world) (world_sweep_us(world) + SECOND)
+/* And then nobody does anything: links hold. */
+#define IDLE_US (LS_PEER_DEAD_MS * MS + 2 * SECOND)
 
 /* Leaves out every kind of fault with this chance in 10. */
 static void calm(struct sim_options *options, struct rng *r, uint64_t chance) {
@@ -314,6 +316,10 @@ uint64_t world_pause_length(struct world *world) {
     return rng_delay(&world->rng, rng_below(&world->rng, 4) == 0 ? 8 * SECOND : 300 * MS);
 }
 
+uint64_t world_sweep_us(const struct world *world) {
+    return world->options.slow_sweep != 0 ? 10 * SECOND : 2 * SECOND;
+}
+
 bool world_fault(struct world *world, uint64_t permille) {
     return !world->healed && rng_permille(&world->rng, permille);
 }
@@ -371,7 +377,7 @@ static void live(struct world *world) {
     coord_heal(world);
     agents_heal(world);
     uint64_t limit = world->now_us + HEAL_LIMIT_US;
-    run_until(world, world->now_us + HEAL_AT_LEAST_US);
+    run_until(world, world->now_us + HEAL_AT_LEAST_US(world));
     char why[400];
     while (unfinished(world, why, sizeof why)) {
         if (world->now_us > limit)
@@ -379,6 +385,8 @@ static void live(struct world *world) {
                         (unsigned long long)(HEAL_LIMIT_US / SECOND), why);
         run_until(world, world->now_us + HEAL_LOOK_US);
     }
+    world->idle = true;
+    run_until(world, world->now_us + IDLE_US);
     check_end(world);
     relay_end(world);
 }

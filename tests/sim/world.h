@@ -124,7 +124,8 @@
     X(relay_keep_ms, "what is through is taken out of the inbox after this", O(40, BETWEEN(1000, 5000)))        \
     X(relay_late_ms, "mean time until a participant subscribes that does so late", O(30, BETWEEN(100, 8000)))   \
     X(relay_leave, "1: dead letters stay where they are in the end", O(20, 1))                                  \
-    X(position_us, "mean time between PREPARE and the reading of its position", 20)
+    X(position_us, "mean time between PREPARE and the reading of its position", 20)                             \
+    X(slow_sweep, "1: agents sweep every 10 s, as configured unless told, not every 2", O(20, 1))
 
 struct sim_options {
 #define X(name, what, how) uint64_t name;
@@ -159,6 +160,7 @@ struct world {
     struct rng rng;
     uint64_t seed, now_us, order, steps;
     bool healed; /* faults are off: everything must come to its end */
+    bool idle;   /* everything has, and nobody says anything but Ping and Pong: links must hold */
     bool verbose;
     struct world_event *heap;
     size_t heap_count, heap_capacity;
@@ -220,6 +222,8 @@ void world_power_failure(struct world *world);
 
 /* How long a pause lasts: mostly short, sometimes longer than the dead timer. */
 uint64_t world_pause_length(struct world *world);
+/* How often an agent sweeps. */
+uint64_t world_sweep_us(const struct world *world);
 
 /* True when a fault with this rate strikes; never in the healed phase. */
 bool world_fault(struct world *world, uint64_t permille);
