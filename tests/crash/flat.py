@@ -9,6 +9,7 @@ Seen if wrong: a coordinator that needs more than 1.5 times what a new one needs
 share wake-ups and syncs with; what it costs more than the least is told, and is no growth.
 
     tests/crash/flat.py [--quick]          exit status 0: flat; --quick: to 30,000 transactions, and 1, 16 and 64 clients
+    tests/crash/flat.py --decisions N      the coordinator alone: durable decisions a second, N rounds of 5 s with 64 requests under way
 """
 
 import argparse
@@ -43,7 +44,8 @@ class Alone:
     """A coordinator with two voters."""
 
     def __init__(self):
-        self.coordinator, self.count, self.voters = Coordinator(authority()), 0, []
+        # crash points make a link write each message by itself
+        self.coordinator, self.count, self.voters = Coordinator(authority(), settings={"faults": "disabled"}), 0, []
         self.coordinator.start()
         host, port = self.coordinator.address("agents")
         for name in ("a", "b"):
@@ -52,10 +54,10 @@ class Alone:
                                                 "--ca", ca, "--cert", certificate, "--cert-key", key, "--credits", "10000"], env=environment(), log=self.coordinator.log))
         wait_until(lambda: sum(entry["ready"] for entry in self.coordinator.admin.participants().body["participants"]) == 2, 20, "the voters have joined")
 
-    def decide(self, seconds):
+    def decide(self, seconds, connections=32):
         """A piece of load; CPU us of the coordinator for each that was committed."""
         before = cpu_s(self.coordinator.process.pid)
-        done = subprocess.run([program("lockstep-bench"), "decisions", "--socket", self.coordinator.socket, "--participant", "a", "--participant", "b", "--connections", "32",
+        done = subprocess.run([program("lockstep-bench"), "decisions", "--socket", self.coordinator.socket, "--participant", "a", "--participant", "b", "--connections", str(connections),
                                "--warm-up", "0", "--seconds", str(seconds)], env=environment(), check=True, capture_output=True, text=True)
         committed = int(done.stdout.partition("decisions=")[2].split()[0])
         self.count += committed
@@ -96,6 +98,28 @@ def over_length(marks):
     return costs
 
 
+def stolen_s():
+    """Processor time that this machine's host gave to others."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[8]) / TICKS
+
+
+def decisions(rounds, seconds=5):
+    """Prints each round and the median."""
+    alone, rates = Alone(), []
+    try:
+        alone.decide(1, 64)
+        for _ in range(rounds):
+            before, stolen = alone.count, stolen_s()
+            cost = alone.decide(seconds, 64)
+            rates.append((alone.count - before) / seconds)
+            print(f"{rates[-1]:.0f} durable decisions a second, {cost:.0f} us of the coordinator's CPU each; of {seconds * os.cpu_count()} s of processor the host took {stolen_s() - stolen:.1f}", flush=True)
+    finally:
+        alone.end()
+        processes.end_all()
+    print(f"{datetime.date.today()} {commit_name()}: durable decisions a second: median {statistics.median(rates):.0f} of {rounds} rounds, {min(rates):.0f} to {max(rates):.0f}")
+
+
 def in_flight(clients, seconds):
     """{clients: CPU us of coordinator and agents per transaction}."""
     with guarded(lambda place: Yard(place, BUILD)) as yard:
@@ -125,8 +149,12 @@ def growth(costs):
 def main():
     parser = argparse.ArgumentParser(description="CPU per transaction stays flat.")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--decisions", type=int, metavar="N", help="only how many the coordinator alone makes durable, in N rounds")
     options = parser.parse_args()
     try:
+        if options.decisions is not None:
+            decisions(options.decisions)
+            return 0
         length = over_length((10000, 30000) if options.quick else (10000, 100000, 1000000))
         flight = in_flight((1, 16, 64) if options.quick else (1, 4, 16, 64, 128, 256), 1 if options.quick else 3)
     except (AssertionError, RuntimeError, Problem) as error:  # no build, no PostgreSQL
