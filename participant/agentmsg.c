@@ -270,9 +270,11 @@ bool agentmsg_read(const Lockstep__Frame *frame, enum ls_gid_form usual_form, st
         event->ping.token = frame->ping->token;
         return true;
     case LOCKSTEP__FRAME__BODY_PONG:
+        event->kind = AEV_PONG;
+        return true;
     case LOCKSTEP__FRAME__BODY_ROUTE:
     case LOCKSTEP__FRAME__BODY_ASK:
-        event->kind = AEV_HEARD;
+        event->kind = AEV_RELAYED;
         return true;
     case LOCKSTEP__FRAME__BODY_FORGET:
         read_forget(frame->forget, event);

@@ -251,8 +251,8 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
         return;
     }
     agenthost_step(uplink->host, &event);
-    /* The core may have closed the link over the fence. */
-    if (event.kind == AEV_HEARD && uplink->up && uplink->peer == peer)
+    /* The core closes a link that may not say so, or whose fence is not the one it knows. */
+    if (event.kind == AEV_RELAYED && uplink->up && uplink->peer == peer)
         take_events(uplink, frame);
 }
 

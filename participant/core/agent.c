@@ -315,17 +315,13 @@ static void min_us(uint64_t *least, uint64_t us) {
     if (us < *least) *least = us;
 }
 
-static uint64_t silence_us(const struct agent *a) {
-    return a->link != 0 ? a->heard_us + a->config.peer_dead_us : AGENT_NEVER;
-}
-
 uint64_t agent_next_timer(const struct agent *a) {
     uint64_t least = AGENT_NEVER;
     if (a->state == AGENT_STOPPED || a->state == AGENT_NEW) return least;
     const struct agent_branch *b = table_first_timer(a);
     if (b != NULL) min_us(&least, b->timer_us);
     min_us(&least, a->retry_us);
-    min_us(&least, silence_us(a));
+    if (a->state == AGENT_GREETING) min_us(&least, a->greet_due_us);
     min_us(&least, a->fence_us);
     min_us(&least, a->sweep_us);
     min_us(&least, a->kept_us);
@@ -340,7 +336,7 @@ static void on_tick(struct agent *a) {
         drive_on_timer(a, b);
         assert(b->state == AGB_ENDED || b->timer_us > fired_us);
     }
-    if (silence_us(a) <= a->now_us) link_drop(a, "silent for too long");
+    link_tick(a);
     if (a->retry_us <= a->now_us) control_retry(a);
     if (a->fence_us <= a->now_us) {
         a->fence_us = AGENT_NEVER;
@@ -401,7 +397,8 @@ static void dispatch(struct agent *a, const struct agent_event *event) {
     case AEV_WELCOME:
         link_on_welcome(a, event);
         return;
-    case AEV_HEARD:
+    case AEV_PONG:
+    case AEV_RELAYED:
         return;
     case AEV_PING:
         agent_emit(a, AEF_SEND_PONG)->pong.token = event->ping.token;

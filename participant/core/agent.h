@@ -69,7 +69,7 @@ struct agent_config {
     uint64_t sweep_us;       /* interval of the slow scan */
     uint64_t grace_us;       /* beyond Work.deadline_ms before a run is stopped by the agent's own timer */
     uint64_t lock_wait_us;   /* how long a lock held by another session is waited for before giving up */
-    uint64_t peer_dead_us;   /* silence after which the link is dropped (LS_PEER_DEAD_MS) */
+    uint64_t peer_dead_us;   /* LS_PEER_DEAD_MS. Silence is for the link to judge; Welcome and Answer may take twice as long */
     uint64_t backoff_min_us; /* retries on the server: 50 ms ... */
     uint64_t backoff_max_us; /* ... 5 s */
     uint64_t dial_min_us;    /* LS_DIAL_BACKOFF_MS_MIN */
@@ -255,7 +255,8 @@ enum agent_event_kind {
     AEV_LINK_DOWN, /* the link is gone; with link 0: dialling failed */
     AEV_WELCOME,
     AEV_PING,
-    AEV_HEARD, /* a frame that is nobody's or somebody else's (Pong, Route, Ask): the coordinator lives, and this is its fence */
+    AEV_PONG,
+    AEV_RELAYED, /* Route or Ask: the relay's, if the link is still up behind this event */
     AEV_WORK,
     AEV_DECIDE,
     AEV_PROVE, /* one event per item */

@@ -81,7 +81,7 @@ struct agent {
     uint32_t dials;
     bool dialling;
     bool identified; /* identity was read on this link, Hello is out */
-    uint64_t heard_us;
+    uint64_t greet_due_us; /* GREETING until then, and no longer */
     uint32_t number; /* in the coordinator's registry */
     uint32_t credits_told, credits_most, credits_held;
     bool has_fence;
@@ -170,6 +170,7 @@ void link_lose(struct agent *a);
 void link_say_hello(struct agent *a);
 void link_on_welcome(struct agent *a, const struct agent_event *event);
 /* False: the frame is not to be looked at. */
+void link_tick(struct agent *a);
 bool link_take_frame(struct agent *a, const struct agent_event *event);
 bool link_welcomed(const struct agent *a);
 /* Hands the newest fence to the host unless it has it. */

@@ -79,7 +79,7 @@ void link_on_up(struct agent *a, const struct agent_event *event) {
     }
     a->dialling = false;
     a->link = event->link;
-    a->heard_us = a->now_us;
+    a->greet_due_us = a->now_us + 2 * a->config.peer_dead_us;
     agent_become(a, AGENT_GREETING);
     agent_read_identity(a); /* Hello must say what the server is now, not what it was when the last link came up */
 }
@@ -238,9 +238,13 @@ static bool take_fence(struct agent *a, const struct agent_fence *fence) {
     return false;
 }
 
+/* Hello or Welcome may have been lost, and the link lives on. */
+void link_tick(struct agent *a) {
+    if (a->state == AGENT_GREETING && a->greet_due_us <= a->now_us) link_drop(a, "no Welcome for too long");
+}
+
 bool link_take_frame(struct agent *a, const struct agent_event *event) {
     if (event->link != a->link || a->link == 0) return false;
-    a->heard_us = a->now_us;
     if (!event->has_fence) {
         link_drop(a, "a frame without a fence");
         return false;
@@ -252,7 +256,7 @@ bool link_take_frame(struct agent *a, const struct agent_event *event) {
     }
     if (a->state == AGENT_GREETING) {
         /* Ping and Pong are the link's own; the coordinator may still write our name to its log. */
-        if (event->kind == AEV_PING || event->kind == AEV_HEARD) return false;
+        if (event->kind == AEV_PING || event->kind == AEV_PONG) return false;
         link_drop(a, "a frame before Welcome");
         return false;
     }

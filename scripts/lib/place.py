@@ -35,18 +35,28 @@ def interrupt(number, _frame):
     raise Interrupted(signal.Signals(number).name)
 
 
+owner = None  # the process that the handlers are for; one that was forked from it may not have got to its exec yet
+
+
 def again(ignored):
     """Python ignores what is raised in a finaliser or in a hook around a fork, and the signal would be lost: it comes again a little later."""
     if not isinstance(ignored.exc_value, Interrupted):
         sys.__unraisablehook__(ignored)
-        return
-    number = signal.Signals[str(ignored.exc_value)]
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    elif os.getpid() == owner:
+        number = signal.Signals[str(ignored.exc_value)]
+
+        def come(*_):
+            if signal.getsignal(number) is signal.SIG_IGN:  # while something is cleaned up
+                signal.setitimer(signal.ITIMER_REAL, 0.01)
+            else:
+                os.kill(os.getpid(), number)
+        signal.signal(signal.SIGALRM, come)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 def on_ending(handler):
-    sys.unraisablehook = again
+    global owner
+    owner, sys.unraisablehook = os.getpid(), again
     for number in ENDING:
         signal.signal(number, handler)
 

@@ -4,7 +4,8 @@
 
 Results go to BUILD/report (JSON and CSV of each comparison, timelines of the laboratory, report.html, report.txt); --keep copies the page and its figures
 to a folder, docs/report. Takes at most 35 minutes on 2 cores, with --quick at most 10. Interrupted: servers and daemons are gone, what is complete stays.
-A comparison that breaks off is not in the page; the others are, the logs of its servers and daemons lie in BUILD/report/logs, and the exit status is 1.
+A comparison that breaks off is not in the page; the others are, its logs and what was complete of it lie in BUILD/report/logs, nothing is kept, and the exit
+status is 1.
 """
 
 import argparse
@@ -79,7 +80,9 @@ class Report:
         if status != 0:
             self.failed.append(part.name)
             logs = os.path.join(self.out, "logs", part.name)
-            shutil.copytree(os.path.join(yard.place.path, "log"), logs, dirs_exist_ok=True)
+            shutil.copytree(os.path.join(yard.place.path, "log"), logs)
+            for name in glob.glob(path + ".*"):  # of the runs that were complete, and what it said
+                shutil.move(name, logs)
             self.say(f"{part.name}: lockstep-bench ended with {status}; logs: {logs}")
 
     def comparisons(self):
@@ -109,7 +112,7 @@ class Report:
         html, text = os.path.join(self.out, "report.html"), os.path.join(self.out, "report.txt")
         subprocess.run([os.path.join(self.build, "lockstep-bench"), "report", "--html", html, "--text", text, *results], check=True)
         self.say(f"written: {html}, {text}")
-        if self.options.keep:
+        if self.options.keep and not self.failed:
             for path in (html, text, *results):
                 shutil.copy(path, self.options.keep)
             self.say(f"copied to {self.options.keep}")

@@ -151,6 +151,8 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--decisions", type=int, metavar="N", help="only how many the coordinator alone makes durable, in N rounds")
     options = parser.parse_args()
+    if options.decisions is not None and options.decisions < 1:
+        parser.error(f"--decisions: at least one round, not {options.decisions}")
     try:
         if options.decisions is not None:
             decisions(options.decisions)

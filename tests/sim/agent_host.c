@@ -389,6 +389,7 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         if (world->idle && e->text != NULL) { /* without: a link that it no longer looked for */
             world_wrong(world, "p%u gives up an idle link: %s", host->participant + 1, e->text);
         }
+        host->link = e->link == host->link ? 0 : host->link;
         net_close(world, e->link, false);
         return;
     case AEF_SEND_HELLO:
@@ -533,6 +534,7 @@ void agent_host_link_down(struct world *world, uint32_t participant, uint64_t li
     struct agent_host *host = host_of(world, participant, life);
     if (host != NULL) {
         host->welcomed = host->welcomed && host->link != link;
+        host->link = host->link == link ? 0 : host->link;
         struct agent_event event = {.kind = AEV_LINK_DOWN, .link = link};
         step(world, host, &event);
     }

@@ -52,7 +52,6 @@ struct coord_link {
     enum link_state state;
     uint64_t number;
     uint32_t participant; /* by certificate */
-    uint64_t heard_us;
     struct registry_participant *entry;
     uint64_t waits_for; /* log position */
     bool has_chain;
@@ -1164,7 +1163,7 @@ void coord_link_open(struct world *world, uint64_t number, uint32_t participant)
     for (size_t i = 0; i < LINKS_MAX; i++) {
         if (c->links[i].state == LINK_FREE) {
             c->links[i] = (struct coord_link){
-                .state = LINK_OPEN, .number = number, .participant = participant, .heard_us = world->now_us};
+                .state = LINK_OPEN, .number = number, .participant = participant};
             return;
         }
     }
@@ -1776,7 +1775,6 @@ void coord_frame(struct world *world, uint64_t number, const uint8_t *bytes, siz
     if (link == NULL) {
         return;
     }
-    link->heard_us = world->now_us;
     Lockstep__Frame *frame;
     struct ls_error err;
     if (frame_decode(bytes, length, &frame, &err) != LS_OK) {
@@ -1797,27 +1795,6 @@ void coord_frame(struct world *world, uint64_t number, const uint8_t *bytes, siz
                     (int)frame->body_case);
     }
     lockstep__frame__free_unpacked(frame, NULL);
-}
-
-static void look_for_silence(struct world *world, uint64_t life, uint64_t unused) {
-    if (still_paused(world, look_for_silence, life, 0)) {
-        return;
-    }
-    (void)unused;
-    struct sim_coord *c = world->coord;
-    if (!c->up || c->life != life) {
-        return;
-    }
-    for (size_t i = 0; i < LINKS_MAX; i++) {
-        bool silent = world->now_us - c->links[i].heard_us >= LS_PEER_DEAD_MS * MS;
-        if (c->links[i].state != LINK_FREE && silent) {
-            drop_link(world, &c->links[i], "silent");
-            if (!c->up) {
-                return;
-            }
-        }
-    }
-    world_after(world, LS_PING_INTERVAL_MS * MS, look_for_silence, life, 0);
 }
 
 /* ------------------------------------------------------------- housekeeping */
@@ -2030,7 +2007,6 @@ static void boot(struct world *world, uint64_t life, uint64_t unused) {
         check_log_keeps(world);
     }
     world_after(world, HOUSEKEEPING_US, housekeeping, life, 0);
-    world_after(world, LS_PING_INTERVAL_MS * MS, look_for_silence, life, 0);
     struct engine_event event = {.kind = EV_TICK};
     step(world, &event);
 }

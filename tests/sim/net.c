@@ -357,18 +357,23 @@ static void silence_timer(struct world *world, uint64_t slot, uint64_t number) {
     fall_silent(world, link, to);
 }
 
-/* The receiver of a silent direction gives up. What was under way is lost for it; its own direction loses a suffix. */
+/* What was under way towards this side is lost for it; its own direction loses a suffix. */
+static void give_up(struct world *world, struct link *link, enum side side) {
+    drop_from(&link->in[side], 0);
+    link->in[side].silent = false;
+    struct stream *back = &link->in[1 - side];
+    if (link->open[1 - side] && !back->ending) drop_from(back, (uint32_t)rng_below(&world->rng, back->count + 1));
+    tell_down(world, link, side);
+}
+
+/* The receiver of a silent direction gives up. */
 static void dead_timer(struct world *world, uint64_t slot_side, uint64_t number) {
     enum side to = (enum side)(slot_side % 2);
     struct link *link = find(world, number, NULL);
     if (link == NULL || !link->open[to] || !link->in[to].silent ||
         world->now_us - link->in[to].silent_us < LS_PEER_DEAD_MS * MS)
         return;
-    drop_from(&link->in[to], 0);
-    link->in[to].silent = false;
-    struct stream *back = &link->in[1 - to];
-    if (link->open[1 - to] && !back->ending) drop_from(back, (uint32_t)rng_below(&world->rng, back->count + 1));
-    tell_down(world, link, to);
+    give_up(world, link, to);
 }
 
 /* What was held back arrives now. */
@@ -454,16 +459,24 @@ void net_heal(struct world *world) {
     }
 }
 
-/* As in common/peer.c: whoever has sent nothing for a while pings; its answer to a ping is something it has sent. */
+/* As in common/peer.c: who has heard nothing for too long gives up, who has sent nothing for a while pings; the answer to
+ * a ping is something sent. */
 static void keep_alive(struct world *world, uint64_t slot_side, uint64_t number) {
     enum side side = (enum side)(slot_side % 2);
     struct link *link = find(world, number, NULL);
     if (link == NULL || !link->open[side]) return;
     (void)world_as(world, link->who);
+    const struct stream *in = &link->in[side];
     uint64_t paused = paused_until(world, link, side), quiet = world->now_us - link->sent_us[side];
     uint64_t wait = LS_PING_INTERVAL_MS * MS;
     if (paused > world->now_us) {
         wait = paused - world->now_us;
+    } else if (in->count > 0 && !in->silent && in->queue[in->head].at_us <= world->now_us) {
+        wait = MS; /* what came meanwhile is read first */
+    } else if (world->now_us - link->heard_us[side] >= LS_PEER_DEAD_MS * MS) {
+        if (world->idle) world_wrong(world, "an idle link of p%u is given up", link->participant + 1);
+        give_up(world, link, side);
+        return;
     } else if (quiet < wait) {
         wait -= quiet;
     } else if (side == COORD) {

@@ -387,6 +387,7 @@ static void live(struct world *world) {
     }
     world->idle = true;
     run_until(world, world->now_us + IDLE_US);
+    if (unfinished(world, why, sizeof why)) world_wrong(world, "not finished any more after an idle time: %s", why);
     check_end(world);
     relay_end(world);
 }

@@ -486,11 +486,23 @@ class LinkConnection(Connection):
                     rule._done.set()
             if writer().is_closing():
                 return
-            writer().write((head + payload) * copies)
-            await writer().drain()
+            if rule is not None and rule.action == "trickle":
+                await self.trickle(rule, writer(), head + payload)
+            else:
+                writer().write((head + payload) * copies)
+                await writer().drain()
             if rule is not None:
                 await self.hook(rule.after)
 
+
+    async def trickle(self, rule, writer, data):
+        """As over a slow line: the frame needs the rule's delay, and there is never silence."""
+        pieces = 10 * rule.delay
+        size = len(data) // pieces + 1
+        for begin in range(0, len(data), size):
+            writer.write(data[begin:begin + size])
+            await writer.drain()
+            await asyncio.sleep(rule.delay / pieces)
 
     def send_again_later(self, rule, writer, data):
         """Not more than the link itself would lose: a copy whose link is gone is gone."""
