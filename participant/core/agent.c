@@ -505,7 +505,7 @@ void agent_config_defaults(struct agent_config *config) {
     config->sweep_us = LS_DEFAULT_SWEEP_S * UINT64_C(1000000);
     config->grace_us = AGENT_DEFAULT_GRACE_MS * UINT64_C(1000);
     config->lock_wait_us = AGENT_DEFAULT_LOCK_WAIT_MS * UINT64_C(1000);
-    config->peer_dead_us = LS_PEER_DEAD_MS * UINT64_C(1000);
+    config->link_answer_us = LS_LINK_ANSWER_MS * UINT64_C(1000);
     config->backoff_min_us = UINT64_C(50000);
     config->backoff_max_us = UINT64_C(5000000);
     config->dial_min_us = LS_DIAL_BACKOFF_MS_MIN * UINT64_C(1000);
@@ -519,7 +519,7 @@ static void assert_config(const struct agent_config *c) {
     assert(c->prepared_share >= 1 && c->prepared_share <= 100);
     assert(c->recovered_max >= 1 && c->recovered_max <= SLOT_MASK / 4);
     assert(c->finished_max >= 1 && c->finished_max <= 1u << 24);
-    assert(c->sweep_us >= 1 && c->peer_dead_us >= 1);
+    assert(c->sweep_us >= 1 && c->link_answer_us >= 1);
     assert(c->backoff_min_us >= 1 && c->backoff_max_us >= c->backoff_min_us);
     assert(c->dial_min_us >= 1 && c->dial_max_us >= c->dial_min_us);
 }

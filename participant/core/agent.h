@@ -69,7 +69,7 @@ struct agent_config {
     uint64_t sweep_us;       /* interval of the slow scan */
     uint64_t grace_us;       /* beyond Work.deadline_ms before a run is stopped by the agent's own timer */
     uint64_t lock_wait_us;   /* how long a lock held by another session is waited for before giving up */
-    uint64_t peer_dead_us;   /* LS_PEER_DEAD_MS. Silence is for the link to judge; Welcome and Answer may take twice as long */
+    uint64_t link_answer_us; /* for Welcome and Answer (LS_LINK_ANSWER_MS); silence is for the link to judge */
     uint64_t backoff_min_us; /* retries on the server: 50 ms ... */
     uint64_t backoff_max_us; /* ... 5 s */
     uint64_t dial_min_us;    /* LS_DIAL_BACKOFF_MS_MIN */

@@ -79,7 +79,7 @@ void link_on_up(struct agent *a, const struct agent_event *event) {
     }
     a->dialling = false;
     a->link = event->link;
-    a->greet_due_us = a->now_us + 2 * a->config.peer_dead_us;
+    a->greet_due_us = a->now_us + a->config.link_answer_us;
     agent_become(a, AGENT_GREETING);
     agent_read_identity(a); /* Hello must say what the server is now, not what it was when the last link came up */
 }

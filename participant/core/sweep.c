@@ -92,7 +92,7 @@ static void cycle_done(struct agent *a) {
 
 static void send_inquiry(struct agent *a) {
     a->inquiry_token = ++a->serial;
-    a->inquiry_due_us = a->now_us + 2 * a->config.peer_dead_us;
+    a->inquiry_due_us = a->now_us + a->config.link_answer_us;
     struct agent_effect *effect = agent_emit(a, AEF_SEND_INQUIRY);
     effect->inquiry.token = a->inquiry_token;
     effect->inquiry.items = a->item_out;

@@ -247,7 +247,7 @@ void rig_answer(struct rig *rig, enum agent_event_kind kind, struct agent_event 
 
 uint32_t rig_version = 1;
 
-static void frame(struct rig *rig, struct agent_event event) {
+void rig_frame(struct rig *rig, struct agent_event event) {
     event.link = rig->link;
     event.has_fence = true;
     event.fence = rig->fence;
@@ -286,7 +286,7 @@ void rig_welcome(struct rig *rig, bool has_chain_at, uint64_t chain_at, const ch
     event.welcome.has_chain_at = has_chain_at;
     event.welcome.chain_at = chain_at;
     event.welcome.accepted_incarnation = accepted;
-    frame(rig, event);
+    rig_frame(rig, event);
 }
 
 void rig_verdict(struct rig *rig, enum agent_verdict verdict) {
@@ -298,12 +298,12 @@ void rig_verdict(struct rig *rig, enum agent_verdict verdict) {
     event.answer.token = rig->token;
     event.answer.items = items;
     event.answer.count = rig->asked_count;
-    frame(rig, event);
+    rig_frame(rig, event);
 }
 
 void rig_forget(struct rig *rig, struct agent_event event) {
     event.kind = AEV_FORGET;
-    frame(rig, event);
+    rig_frame(rig, event);
 }
 
 void rig_identity(struct rig *rig) {
@@ -397,11 +397,11 @@ struct agent_event rig_work_event(uint64_t sequence, uint32_t participant, uint3
 }
 
 void rig_work(struct rig *rig, uint64_t sequence, uint32_t part, bool last) {
-    frame(rig, rig_work_event(sequence, 0, part, last));
+    rig_frame(rig, rig_work_event(sequence, 0, part, last));
 }
 
 void rig_work_one(struct rig *rig, uint64_t sequence, uint32_t part, bool last) {
-    frame(rig, rig_work_event(sequence, RIG_NUMBER, part, last));
+    rig_frame(rig, rig_work_event(sequence, RIG_NUMBER, part, last));
 }
 
 struct agent_run rig_run_prepared(uint64_t xid) {
@@ -445,7 +445,7 @@ void rig_prepare(struct rig *rig, uint64_t sequence, uint64_t xid) {
 static void decide(struct rig *rig, struct agent_decide decide) {
     struct agent_event event = rig_event(AEV_DECIDE);
     event.decide = decide;
-    frame(rig, event);
+    rig_frame(rig, event);
 }
 
 void rig_commit(struct rig *rig, uint64_t sequence, uint64_t xid) {
@@ -463,7 +463,7 @@ void rig_abort(struct rig *rig, uint64_t sequence) {
 void rig_settle(struct rig *rig, uint64_t sequence) {
     struct agent_event event = rig_event(AEV_SETTLE);
     event.settle.gtid = rig_gtid(sequence, RIG_NUMBER);
-    frame(rig, event);
+    rig_frame(rig, event);
 }
 
 void rig_finished(struct rig *rig, const char *sqlstate) {

@@ -61,6 +61,8 @@ void rig_step(struct rig *rig, struct agent_event *event);
 #define rig_expect(rig, text) assert_string_equal((rig)->trace, (text))
 
 struct agent_event rig_event(enum agent_event_kind kind);
+/* A frame of the coordinator, on this link and with its fence. */
+void rig_frame(struct rig *rig, struct agent_event event);
 void rig_answer(struct rig *rig, enum agent_event_kind kind, struct agent_event event);
 void rig_tick(struct rig *rig, uint64_t later_us);
 /* Waits for the agent's next timer. */

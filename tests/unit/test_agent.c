@@ -15,22 +15,12 @@ static enum agent_branch_state state_of(struct rig *rig, uint64_t sequence) {
 
 static void prove_again(struct rig *rig, uint64_t sequence, uint64_t xid) {
     struct agent_event event = rig_event(AEV_PROVE);
-    event.link = rig->link;
-    event.has_fence = true;
-    event.fence = rig->fence;
     event.decide = (struct agent_decide){.gtid = rig_gtid(sequence, 0),
                                          .commit = true,
                                          .gid = rig_gid(sequence),
                                          .identity = {.system_id = RIG_SYSTEM, .timeline = 1, .xid = xid, .lsn = 4000},
                                          .owner = "app"};
-    rig_step(rig, &event);
-}
-
-static void send_frame(struct rig *rig, struct agent_event event) {
-    event.link = rig->link;
-    event.has_fence = true;
-    event.fence = rig->fence;
-    rig_step(rig, &event);
+    rig_frame(rig, event);
 }
 
 /* A new link, served, with nothing found by its scan. */
@@ -309,7 +299,7 @@ static void the_agents_own_timer_bounds_prepare(void **state) {
     rig_serve(&rig, NULL);
     struct agent_event event = rig_work_event(1, 0, 0, true);
     event.work.deadline_ms = 100;
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_tick(&rig, 1099999);
     rig_expect(&rig, "");
     rig_tick(&rig, 1);
@@ -323,7 +313,7 @@ static void an_open_branch_does_not_wait_for_ever(void **state) {
     rig_serve(&rig, NULL);
     struct agent_event event = rig_work_event(1, 0, 0, false);
     event.work.deadline_ms = 100;
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_ran(&rig, rig_run_open());
     rig_tick(&rig, 1100000);
     rig_expect(&rig, "vote no 1 57014 retryable\nrollback 1\n");
@@ -487,7 +477,7 @@ static void missing_rights_are_reported_and_tried_again(void **state) {
         alarms += strcmp(rig.trace, "alarm\n") == 0;
         while (strstr(rig.trace, "prove 1") == NULL) {
             struct agent_event event = rig_event(AEV_PING);
-            send_frame(&rig, event);
+            rig_frame(&rig, event);
             rig_next_timer(&rig);
         }
         rig_proved(&rig, true, 11, AGENT_XACT_IN_PROGRESS);
@@ -838,7 +828,7 @@ static void decisions_that_are_not_bound(void **state) {
             event.decide.gid = xa; /* the other form: not what was prepared, but a name of ours */
             break;
         }
-        send_frame(&rig, event);
+        rig_frame(&rig, event);
         if (i < 7)
             assert_memory_equal(rig.trace, "close: ", 7);
         else
@@ -890,17 +880,17 @@ static void work_that_may_not_run(void **state) {
     event.work.refused_sqlstate = "0A000";
     event.work.has_refused_step = true;
     event.work.refused_step = 3;
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "vote no 1 0A000 step=3\n");
     event = rig_work_event(2, 0, 0, true);
     event.work.deadline_ms = 0;
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "vote no 2 57014 retryable\n");
     rig_work(&rig, 3, 0, false);
     rig_ran(&rig, rig_run_open());
     event = rig_work_event(3, 0, 1, true);
     event.work.refused = "statement 9 begins with RESET";
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "vote no 3\nrollback 3\n");
     assert_int_equal(rig.works, 0);
     rig_free(&rig);
@@ -941,7 +931,7 @@ static void work_that_breaks_the_protocol(void **state) {
             want = "close: Work out of order\nkill 1\n";
             break;
         }
-        send_frame(&rig, event);
+        rig_frame(&rig, event);
         rig_expect(&rig, want);
         assert_int_equal(rig.works, i == 6 ? 1 : 0);
         if (i == 6) {
@@ -1079,11 +1069,11 @@ static void an_abort_that_comes_behind_the_commit(void **state) {
     committing(&rig);
     struct agent_event event = rig_event(AEV_DECIDE);
     event.decide = (struct agent_decide){.gtid = rig_gtid(1, RIG_NUMBER), .one_phase = true};
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "");
     commit1(&rig, (struct agent_answer){0}, AGENT_SESSION_IDLE);
     rig_expect(&rig, "release 1/2\ndone committed 1/2\nforget 1/2\n");
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "done committed 1/2\n"); /* an abort of such a transaction is a question */
     rig_free(&rig);
 }
@@ -1100,13 +1090,13 @@ static void a_transaction_of_an_earlier_life_is_settled(void **state) {
     rig_expect(&rig, "done committed 1/2\nforget 1/2\n");
     struct agent_event event = rig_event(AEV_DECIDE);
     event.decide = (struct agent_decide){.gtid = rig_gtid(2, RIG_NUMBER), .one_phase = true};
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "settle 2/2\n");
     rig_settled(&rig, AGENT_SETTLE_ABORTED);
     rig_expect(&rig, "done aborted 2/2\nforget 2/2\n");
     event = rig_event(AEV_SETTLE);
     event.settle.gtid = rig_gtid(3, 0);
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_expect(&rig, "close: told to settle a transaction that is not this participant's alone\n");
     rig_free(&rig);
 }
@@ -1185,7 +1175,7 @@ static void a_commit_that_waits_for_ever(void **state) {
     rig_serve(&rig, NULL);
     struct agent_event event = rig_work_event(1, RIG_NUMBER, 0, true);
     event.work.deadline_ms = 100;
-    send_frame(&rig, event);
+    rig_frame(&rig, event);
     rig_ran(&rig, rig_run_open());
     uint64_t commit_op = rig.op;
     rig_tick(&rig, 1100000);
