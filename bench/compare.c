@@ -185,7 +185,10 @@ static int run_cell(const struct compare *compare, struct cell *cell, uint32_t r
     struct workload workload = compare->work;
     workload.databases = cell->participants;
     workload.hot_percent = cell->hot_percent;
-    struct load load = {.options = &compare->load, .workload = &workload, .clients = cell->clients};
+    struct load load = {.options = &compare->load,
+                        .workload = &workload,
+                        .clients = cell->clients,
+                        .daemons = cell->subject->coordinator};
     char what[96];
 
     (void)snprintf(what, sizeof what, "round %" PRIu32 ": %-13s %4" PRIu32 " clients", round + 1, cell->subject->name,

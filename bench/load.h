@@ -66,6 +66,7 @@ struct load {
     atomic_uint_fast64_t done;          /* for the progress line */
     atomic_uint_fast64_t trips;         /* round trips to databases that we made ourselves */
     struct decision_file *log;          /* of the yardsticks, else NULL */
+    bool daemons;                       /* the work goes through lockstep's: what they write and say is its cost */
     atomic_bool broken, started;        /* started: begin_us and so on are set */
 };
 

@@ -68,7 +68,7 @@ def money(yard, participants=("d1", "d2")):
 def everybody(yard, tmp_path_factory):
     """One call with all subjects, looked at by several tests."""
     folder = tmp_path_factory.mktemp("compare")
-    for _ in range(5):  # a disk that stands still leaves next to nothing for the subject whose second it was, and servers count their WAL once a second
+    for _ in range(5):  # a disk that stands still leaves next to nothing for the subject whose second it was
         done = compare(yard, "--subjects", ALL, "--clients", str(CLIENTS), "--refused", "20", "--profile", "--watch", "20", "--json", str(folder / "r.json"), "--csv", str(folder / "r.csv"))
         assert done.returncode == 0, done.stderr
         if all(cell["committed"] >= 10 * CLIENTS for cell in cells(folder / "r.json").values()):
