@@ -394,6 +394,8 @@ static void carry_out(struct world *world, struct agent_host *host, const struct
         return;
     case AEF_SEND_HELLO:
         trace(world, host, "Hello", "");
+        host->link = e->link; /* and not before: of two that come up the core closes one */
+        host->welcomed = false;
         note_greeting(world, host, e->link);
         send_hello(world, host, e);
         return;
@@ -523,8 +525,6 @@ static void step(struct world *world, struct agent_host *host, struct agent_even
 void agent_host_link_up(struct world *world, uint32_t participant, uint64_t life, uint64_t link) {
     struct agent_host *host = host_of(world, participant, life);
     if (host != NULL) {
-        host->link = link;
-        host->welcomed = false;
         struct agent_event event = {.kind = AEV_LINK_UP, .link = link};
         step(world, host, &event);
     }

@@ -296,6 +296,32 @@ void relay_flows_stop(struct world *world) {
     world->relay->flows = NULL;
 }
 
+/* Until a source has heard of a subscription nobody wants its events: nothing shows that they are not through. Where
+ * events were lost with a server nothing goes on until an operator speaks. */
+static bool has_heard(const struct world *world, uint32_t source, uint32_t subscriber) {
+    const struct sim_relay *relay = world->relay;
+    const uint32_t *wants = relay->wants[subscriber];
+    uint32_t types = wants[HANDLER_MAIN] | wants[HANDLER_BACK] | wants[HANDLER_AUDIT];
+
+    if (relay->lost[source] || relay->lost[subscriber]) return true;
+    for (uint32_t type = 0; type < RELAY_TYPES; type++)
+        if ((types >> type & 1) != 0 && relay->dbs[source].route[type][subscriber] < 0) return false;
+    return true;
+}
+
+static const char *not_heard(const struct world *world) {
+    static char why[64];
+
+    for (uint32_t p = 0; p < world->options.participants; p++) {
+        for (uint32_t source = 0; source < world->options.participants; source++) {
+            if (has_heard(world, source, p)) continue;
+            snprintf(why, sizeof why, "p%u has not heard of what p%u subscribes", source + 1, p + 1);
+            return why;
+        }
+    }
+    return NULL;
+}
+
 /* Something that has not been written yet, or not ended. */
 const char *relay_flows_unfinished(struct world *world) {
     for (uint32_t p = 0; p < world->options.participants; p++) {
@@ -308,7 +334,7 @@ const char *relay_flows_unfinished(struct world *world) {
         for (uint32_t i = 0; i < db->late_count; i++)
             if (db->late[i].there) return "an event of later is not written";
     }
-    return NULL;
+    return not_heard(world);
 }
 
 /* ------------------------------------------------------- choreography at all */
