@@ -2,7 +2,7 @@
  * agents.c: see agents.h.
  *
  *   LINK_NEW          accepted; only Hello may come
- *   LINK_REGISTERING  the participant is new: its registry record is with the log, nobody has been told its number
+ *   LINK_REGISTERING  the participant is new: its record is with the log (struct newcomer), nobody was told its number
  *   LINK_UP           welcomed; the engine knows the link
  *   LINK_CLOSING      an error was said, or a newer link took its place; what still comes is dropped
  */
@@ -46,8 +46,6 @@ struct link {
     uint64_t id;
     struct registry_participant *participant; /* from LINK_UP on */
     Lockstep__Hello *hello;                   /* a copy */
-    uint64_t registered_at;                   /* LINK_REGISTERING: log position */
-    uint32_t number;                          /* LINK_REGISTERING: to be */
     bool has_chain;
     uint64_t chain;
     /* its history differs from what the registry says */
@@ -62,6 +60,15 @@ struct link {
     } proofs[PROVE_OUTSTANDING_MAX]; /* asked for and not answered */
     uint32_t proofs_outstanding;
     uint64_t proof_us; /* when one was last sent or answered */
+};
+
+/* A name whose record is with the log and not durable yet. It outlives the link that brought it: what the log may hold
+ * is never taken back, and its number is nobody else's. */
+struct newcomer {
+    struct newcomer *next;
+    uint32_t number, timeline;
+    uint64_t system_id, logged_at;
+    char name[LS_PARTICIPANT_MAX + 1];
 };
 
 /* Memory for the parts of one outgoing frame; grows to the largest and is used again. */
@@ -82,6 +89,7 @@ struct agents {
     struct acceptor *acceptor;
     SSL_CTX *tls;
     struct link *links;
+    struct newcomer *newcomers;
     unsigned link_count, linked;
     uint64_t next_link_id;
     struct link *by_number[LS_PARTICIPANT_NUMBER_MAX + 1];
@@ -676,53 +684,110 @@ static void welcome(struct link *link) {
     host_step(agents->host, &event);
 }
 
-/* The number is durable: from here on it may be part of gtids. */
-static void registered(struct link *link) {
-    struct host *host = link->agents->host;
+/* The number is durable: from here on it may be part of gtids. False: no memory; tried again. */
+static bool registered(struct host *host, const struct newcomer *newcomer) {
     struct ls_error err;
+    struct registry_participant *participant;
     /* Crash: the agent comes again and finds its number in the log. */
     (void)failpoint_hit(FP_coord_participant_durable);
-    if (registry_add(host->registry, link->number, link->hello->participant, &link->participant, &err) != LS_OK) {
-        reject(link, "%s", err.text);
-        return;
+    if (registry_add(host->registry, newcomer->number, newcomer->name, &participant, &err) != LS_OK) {
+        diag(DIAG_ERROR, "a new participant cannot be taken up yet", "participant", newcomer->name, "error", err.text,
+             NULL);
+        return false;
     }
-    link->participant->system_id = link->hello->system_id;
-    link->participant->timeline = link->hello->timeline;
+    participant->system_id = newcomer->system_id;
+    participant->timeline = newcomer->timeline;
     struct engine_event event = {.kind = EV_PARTICIPANT};
-    event.participant.number = link->number;
-    event.participant.name = link->participant->name;
+    event.participant.number = newcomer->number;
+    event.participant.name = participant->name;
     host_step(host, &event);
+    return true;
+}
+
+static void greet(struct link *link, struct registry_participant *known) {
+    link->participant = known;
+    link->history_changed = coordmsg_history_changed(known, link->hello);
+    if (link->history_changed) {
+        diag(DIAG_WARN, "the server's history has changed: kept decisions are proved again", "participant", known->name,
+             "system_id_before", diag_u64(known->system_id), "system_id", diag_u64(link->hello->system_id),
+             "timeline_before", diag_u64(known->timeline), "timeline", diag_u64(link->hello->timeline), NULL);
+    }
     welcome(link);
 }
 
-/* Two links of one new participant may be waiting at once: the second finds it registered. */
-static void registered_or_known(struct link *link) {
-    link->participant = registry_by_name(link->agents->host->registry, link->hello->participant);
-    if (link->participant != NULL) {
-        welcome(link);
-    } else {
-        registered(link);
-    }
-}
-
 void agents_log_durable(struct agents *agents, uint64_t position) {
-    for (struct link *link = agents->links, *next; link != NULL; link = next) {
+    bool some = false;
+    for (struct newcomer **place = &agents->newcomers; *place != NULL;) {
+        struct newcomer *newcomer = *place;
+        if (newcomer->logged_at > position || !registered(agents->host, newcomer)) {
+            place = &newcomer->next;
+            continue;
+        }
+        *place = newcomer->next;
+        free(newcomer);
+        some = true;
+    }
+    for (struct link *link = agents->links, *next; some && link != NULL; link = next) {
         next = link->next;
-        if (link->state == LINK_REGISTERING && link->registered_at <= position) {
-            registered_or_known(link);
+        struct registry_participant *known =
+            link->state == LINK_REGISTERING ? registry_by_name(agents->host->registry, link->hello->participant) : NULL;
+        if (known != NULL) {
+            greet(link, known);
         }
     }
 }
 
-/* A number that no participant has and no other newcomer waits for. */
+static const struct newcomer *find_newcomer(const struct agents *agents, const char *name) {
+    const struct newcomer *newcomer = agents->newcomers;
+    while (newcomer != NULL && strcmp(newcomer->name, name) != 0) {
+        newcomer = newcomer->next;
+    }
+    return newcomer;
+}
+
+/* A number that no participant has and no newcomer will have; 0: none is left. */
 static uint32_t free_number(const struct agents *agents) {
     uint32_t number = registry_next_number(agents->host->registry);
-    for (const struct link *link = agents->links; link != NULL && number != 0; link = link->next) {
-        if (link->state == LINK_REGISTERING && link->number >= number) {
-            number = link->number < LS_PARTICIPANT_NUMBER_MAX ? link->number + 1 : 0;
+    for (const struct newcomer *newcomer = agents->newcomers; newcomer != NULL && number != 0;
+         newcomer = newcomer->next) {
+        if (newcomer->number >= number) {
+            number = newcomer->number < LS_PARTICIPANT_NUMBER_MAX ? newcomer->number + 1 : 0;
         }
     }
     return number;
+}
+
+/* Its record goes to the log. False: refused. */
+static bool add_newcomer(struct link *link) {
+    struct agents *agents = link->agents;
+    struct registry_participant record = {
+        .number = free_number(agents), .system_id = link->hello->system_id, .timeline = link->hello->timeline};
+    if (record.number == 0) {
+        reject(link, "the registry holds %d participants already", LS_PARTICIPANT_NUMBER_MAX);
+        return false;
+    }
+    struct newcomer *newcomer = calloc(1, sizeof *newcomer);
+    if (newcomer == NULL) {
+        reject(link, "out of memory");
+        return false;
+    }
+    (void)snprintf(record.name, sizeof record.name, "%s", link->hello->participant);
+    struct ls_error err;
+    if (host_log_participant(agents->host, &record, &newcomer->logged_at, &err) != LS_OK) {
+        free(newcomer);
+        reject(link, "%s", err.text);
+        return false;
+    }
+    newcomer->number = record.number;
+    newcomer->timeline = record.timeline;
+    newcomer->system_id = record.system_id;
+    memcpy(newcomer->name, record.name, sizeof newcomer->name);
+    newcomer->next = agents->newcomers;
+    agents->newcomers = newcomer;
+    /* Crash: the record is there or not, and no gtid has the number in it yet. */
+    (void)failpoint_hit(FP_coord_participant_appended);
+    diag(DIAG_INFO, "new participant", "participant", newcomer->name, "number", diag_u64(newcomer->number), NULL);
+    return true;
 }
 
 static void begin_registering(struct link *link) {
@@ -733,23 +798,10 @@ static void begin_registering(struct link *link) {
             return;
         }
     }
-    link->number = free_number(agents);
-    if (link->number == 0) {
-        reject(link, "the registry holds %d participants already", LS_PARTICIPANT_NUMBER_MAX);
-        return;
+    /* Perhaps an earlier link has brought the name, and is gone. */
+    if (find_newcomer(agents, link->hello->participant) != NULL || add_newcomer(link)) {
+        link->state = LINK_REGISTERING;
     }
-    struct registry_participant record = {
-        .number = link->number, .system_id = link->hello->system_id, .timeline = link->hello->timeline};
-    (void)snprintf(record.name, sizeof record.name, "%s", link->hello->participant);
-    struct ls_error err;
-    if (host_log_participant(agents->host, &record, &link->registered_at, &err) != LS_OK) {
-        reject(link, "%s", err.text);
-        return;
-    }
-    /* Crash: the record is there or not, and no gtid has the number in it yet. */
-    (void)failpoint_hit(FP_coord_participant_appended);
-    link->state = LINK_REGISTERING;
-    diag(DIAG_INFO, "new participant", "participant", link->hello->participant, "number", diag_u64(link->number), NULL);
 }
 
 /* What Hello must say before anything else is looked at. False: refused. */
@@ -819,14 +871,7 @@ static void on_hello(struct link *link, const Lockstep__Frame *frame) {
         begin_registering(link);
         return;
     }
-    link->participant = known;
-    link->history_changed = coordmsg_history_changed(known, link->hello);
-    if (link->history_changed) {
-        diag(DIAG_WARN, "the server's history has changed: kept decisions are proved again", "participant", known->name,
-             "system_id_before", diag_u64(known->system_id), "system_id", diag_u64(link->hello->system_id),
-             "timeline_before", diag_u64(known->timeline), "timeline", diag_u64(link->hello->timeline), NULL);
-    }
-    welcome(link);
+    greet(link, known);
 }
 
 /* ----------------------------------------------------------- Vote, Done */
@@ -1371,6 +1416,11 @@ void agents_free(struct agents *agents) {
     while (agents->links != NULL) {
         peer_free(agents->links->peer);
         link_free(agents->links);
+    }
+    while (agents->newcomers != NULL) {
+        struct newcomer *newcomer = agents->newcomers;
+        agents->newcomers = newcomer->next;
+        free(newcomer);
     }
     for (uint32_t number = 0; number <= LS_PARTICIPANT_NUMBER_MAX; number++) {
         if (agents->routes[number] != NULL) {

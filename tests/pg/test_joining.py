@@ -1,0 +1,81 @@
+"""Hazard: who joins for the first time goes away while its name is still being written to the log, and another joins in its stead.
+
+Method: the log's disk stands still, the newcomer is killed or its link is cut, another participant comes; then the coordinator is started again.
+Seen if wrong: two names under one number in the log, which the next start calls corrupt.
+"""
+
+import os
+
+import pytest
+
+from harness.base import wait_until
+from harness.programs import BUILD
+from harness.system import System
+
+STILL_MS = 4000  # longer than it takes to notice that a link is closed
+
+
+@pytest.fixture
+def system():
+    made = System({"orders": 0, "balance": 0}, start=False)
+    yield made
+    made.close()
+
+
+def start_slow(coordinator):
+    """On a disk that can be made to stand still; the file that says so."""
+    control = os.path.join(coordinator.directory, "disk")
+    coordinator.start(env={"LD_PRELOAD": os.path.join(BUILD, "libfault-disk.so"), "FAULT_DIR": coordinator.directory, "FAULT_CONTROL": control})
+    return control
+
+
+def stand_still(control, ms):
+    with open(control, "w", encoding="ascii") as file:
+        file.write(f"slow {ms}\n" if ms else "")
+
+
+def appended(coordinator, name):
+    wait_until(lambda: coordinator.log_has("new participant", name), 20, lambda: f"{name} is being registered:\n{coordinator.log_text()}")
+
+
+def again(coordinator, *agents):
+    coordinator.kill()
+    coordinator.start()
+    for agent in agents:
+        agent.wait_ready()
+
+
+@pytest.mark.parametrize("first_is_back", [False, True])
+def test_another_joins_in_its_stead(system, first_is_back):
+    coordinator, first, second = system.coordinator, system.agents["orders"], system.agents["balance"]
+    control = start_slow(coordinator)
+    stand_still(control, STILL_MS)
+    first.spawn()
+    appended(coordinator, "orders")
+    first.kill()
+    second.spawn()
+    appended(coordinator, "balance")
+    stand_still(control, 0)
+    second.wait_ready()
+    if first_is_back:
+        first.start()
+    again(coordinator, second)
+    if not first_is_back:
+        first.spawn()
+    first.wait_ready()
+    system.alive()
+
+
+def test_it_comes_again_while_its_name_is_being_written(system):
+    coordinator, first, second = system.coordinator, system.agents["orders"], system.agents["balance"]
+    control = start_slow(coordinator)
+    stand_still(control, STILL_MS)
+    first.spawn()
+    appended(coordinator, "orders")
+    first.kill()
+    first.spawn()
+    stand_still(control, 0)  # the write that is under way stands still all the same
+    first.wait_ready()
+    second.start()
+    again(coordinator, first, second)
+    system.alive()
