@@ -5,10 +5,13 @@ user postgres, everything else as the caller.
 """
 
 import ctypes
+import errno
 import os
 import pwd
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -71,6 +74,22 @@ def wait_until(condition, deadline, sentence, pause=0.01):
         if time.monotonic() > end:
             raise Problem(f"not within {deadline:g} s: {sentence() if callable(sentence) else sentence}")
         time.sleep(pause)
+
+
+def hold_port():
+    """A socket bound to a TCP port of loopback, for a daemon that is to listen there: while it is open the kernel gives the port to nobody else, not even while that daemon is
+    dead, when it would do for anybody's outgoing connection. Below the ephemeral ports, for daemons that outlive us."""
+    while True:
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", random.randrange(12000, 32000)))
+        except OSError as error:
+            holder.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # whoever does so as well may listen beside it; set before bind, it could be bound twice
+        return holder
 
 
 def tail(path, lines=15):

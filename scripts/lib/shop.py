@@ -9,7 +9,7 @@ import signal
 
 import psycopg
 
-from place import SOCKET_PATH_MAX, Problem, tail, wait_until
+from place import SOCKET_PATH_MAX, Problem, hold_port, tail, wait_until
 
 COORDINATOR = "shop"
 APP = "checkout"
@@ -59,7 +59,8 @@ class Shop:
         self.programs = server_programs()
         self.clusters, self.agents, self.cluster_of = {}, {}, {}
         self.coordinator = None
-        self.ports = {}
+        self.held = {name: hold_port() for name in ("api", "agents")}  # for all lives of the coordinator
+        self.ports = {name: "127.0.0.1:%d" % port.getsockname()[1] for name, port in self.held.items()}
 
     def program(self, name):
         return os.path.join(self.build, name)
@@ -158,13 +159,13 @@ class Shop:
     # -- daemons
 
     def write_coordinator_config(self):
-        """The first life takes any free ports; later ones the same again, so that the agents find it."""
+        """The same ports in every life, so that the agents find it."""
         return self.place.write("lockstepd.yaml", f"""name: {COORDINATOR}
 data: {self.place.path}/coordinator
 api:
   listen: {self.ports.get('api', '127.0.0.1:0')}
 agents:
-  listen: {self.ports.get('agents', '127.0.0.1:0')}
+  listen: {self.ports['agents']}
 tls:
 {self.tls('coordinator-' + COORDINATOR)}{self.more}""")
 
@@ -181,9 +182,6 @@ tls:
             self.coordinator.check()
             return os.path.exists(ports_file) and self.lockstep("participants", "--url", f"unix:{self.socket()}", check=False).returncode == 0
         wait_until(ready, 30, lambda: f"lockstepd answers; its log:\n{tail(self.coordinator.log)}", 0.05)
-        with open(ports_file, encoding="utf-8") as file:
-            self.ports = dict(line.rstrip("\n").split("=", 1) for line in file)
-        self.write_coordinator_config()
 
     def roles(self):
         return f"  app/{APP}: {APP}\n"

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -16,6 +17,9 @@ import pytest
 
 from harness.base import alive, children, folder, wait_until
 from harness.programs import BUILD, ROOT, environment, program
+
+sys.path.insert(0, os.path.join(ROOT, "scripts", "lib"))
+from place import hold_port  # noqa: E402
 
 HALVES = (("coordinator-after-votes/2pc", "coordinator-half-sent/orchestrated", "agent-prepared/choreographed", "server-failover/2pc", "unreachable/2pc", "fsync-fails/2pc", "slow-fsync/2pc",
            "zombies/orchestrated"),
@@ -40,7 +44,7 @@ def timelines():
     running = [lab("run", *names, "--quick", "--out", out) for names in HALVES]
     texts = [process.communicate(timeout=500)[0] for process in running]
     for process, text in zip(running, texts):
-        said = [line for line in text.splitlines() if re.match(r"  NOT |  hypothesis DID NOT|.*: not within", line)]
+        said = [line for line in text.splitlines() if re.match(r"  NOT |  FAIL |  hypothesis DID NOT|  not: |lockstep lab: |.*: not within|\S+ ERROR ", line)]
         assert process.returncode == 0, "\n".join([text, *said])
     records = {}
     for name in os.listdir(out):
@@ -126,6 +130,22 @@ def test_interrupted():
     wait_until(lambda: not any(alive(pid) for pid in started), 10, "its processes are gone")
     path = re.search(r"Starting in (\S+):", "".join(seen))[1]
     assert not os.path.exists(path), f"{path} is left behind"
+
+
+def test_a_port_is_kept_between_two_lives():
+    """While a daemon is dead, nobody's outgoing connection or listener gets its port; its next life does."""
+    with hold_port() as held:
+        address = held.getsockname()
+        for _ in range(2):
+            with socket.socket() as stranger, pytest.raises(OSError, match="Address already in use"):
+                stranger.bind(address)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address, 5)
+            with socket.socket() as life:
+                life.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                life.bind(address)
+                life.listen()
+                socket.create_connection(address, 5).close()
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
