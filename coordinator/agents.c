@@ -46,6 +46,7 @@ struct link {
     uint64_t id;
     struct registry_participant *participant; /* from LINK_UP on */
     Lockstep__Hello *hello;                   /* a copy */
+    bool ready;
     bool has_chain;
     uint64_t chain;
     /* its history differs from what the registry says */
@@ -1106,6 +1107,11 @@ void agents_send_forget(struct agents *agents, uint32_t participant, const char 
 
 /* Which of the sagas that a database keeps may it forget? */
 static void on_kept(struct link *link, const Lockstep__Kept *kept) {
+    if (!link->ready) {
+        /* It serves, and waits for work that will never come. */
+        reject(link, "Kept before Ready");
+        return;
+    }
     char **list = calloc(kept->n_sagas + 1, sizeof(char *));
     if (list == NULL) {
         return; /* it asks again */
@@ -1224,6 +1230,7 @@ bool agents_ask(struct agents *agents, uint32_t participant, Lockstep__Ask *ask)
 /* --------------------------------------------------------------- frames */
 
 static void on_ready(struct link *link) {
+    link->ready = true;
     struct engine_event event = {.kind = EV_AGENT_READY};
     event.agent.participant = link->participant->number;
     event.agent.link = link->id;

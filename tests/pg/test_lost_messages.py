@@ -110,9 +110,9 @@ def test_message_is_swallowed(proxied, kind, up, expected):
     proxied.agree(key, NAMES, expected)
 
 
-@pytest.mark.parametrize("kind,up", [("hello", True), ("welcome", False)])
+@pytest.mark.parametrize("kind,up", [("hello", True), ("welcome", False), ("ready", True)])
 def test_greeting_is_swallowed(proxied, kind, up):
-    """The link lives on, and pings are answered: who waits for Welcome gives it up all the same."""
+    """The link lives on, and pings are answered: who waits for Welcome gives it up all the same, and so does who hears Kept in front of Ready."""
     rule = proxied.link["orders"].at(kind, "drop", up=up)
     proxied.link["orders"].break_links()
     rule.wait_hit(20)
