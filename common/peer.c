@@ -62,6 +62,7 @@ struct peer {
     bool freed; /* peer_free() inside a callback */
     unsigned callback_depth;
     uint64_t heard_us, sent_us;
+    uint64_t received; /* bytes, of whatever kind */
     uint32_t ping_ms, dead_ms, handshake_ms;
     uint64_t token;
     char address_text[DAEMON_ADDRESS_MAX];
@@ -367,6 +368,13 @@ static void handle_frames(struct peer *peer) {
     }
 }
 
+/* On a slow line a record may need longer than silence may last; TLS shows nothing of it before it is whole. */
+static void note_received(struct peer *peer) {
+    uint64_t received = BIO_number_read(SSL_get_rbio(peer->ssl));
+    if (received != peer->received) peer->heard_us = daemon_now_us();
+    peer->received = received;
+}
+
 /* Reads and handles until the socket is empty or others should have their turn. */
 static void read_input(struct peer *peer) {
     for (int i = 0; i < READS_PER_TURN && peer->state == OPEN && !peer->freed; i++) {
@@ -378,12 +386,12 @@ static void read_input(struct peer *peer) {
         errno = 0;
         size_t room = peer->in.size - peer->in.end;
         int got = SSL_read(peer->ssl, peer->in.data + peer->in.end, (int)room);
+        note_received(peer);
         if (got <= 0) {
             (void)wait_for_socket(peer, got, "read");
             return;
         }
         peer->in.end += (size_t)got;
-        peer->heard_us = daemon_now_us();
         handle_frames(peer);
         /* Read-ahead has taken what the socket held. To hear "nothing more" from a second call would double the calls
          * of a link that carries one message at a time; what has come meanwhile is announced again. */

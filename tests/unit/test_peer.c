@@ -9,6 +9,7 @@
 #include <event2/listener.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -393,6 +394,54 @@ static int raw_connect(void) {
     return fd;
 }
 
+/* Hands over at most `most` bytes of what waits at `from`. */
+static void forward(int from, int to, size_t most) {
+    char bytes[65536];
+    ssize_t got = recv(from, bytes, most < sizeof bytes ? most : sizeof bytes, MSG_DONTWAIT);
+    if (got > 0) assert_int_equal(send(to, bytes, (size_t)got, 0), got);
+}
+
+/* Over a slow line a TLS record may need longer than a link may be silent; no byte of it can be read before the last
+ * has come, and that is no silence. */
+static void slow_record(void **state) {
+    enum { DEAD_MS = 1000, RECORD_MS = 2500 };
+    static char text[16000 + 1];
+    char address[DAEMON_ADDRESS_MAX];
+    int listener;
+    (void)state;
+    world_begin();
+    assert_ok(daemon_listen_tcp("127.0.0.1:0", &listener, address, &err));
+    assert_ok(peer_dial(w.base, client_tls, address, &client_callbacks, &w.client, &w.client.peer, &err));
+    struct pollfd arrival = {.fd = listener, .events = POLLIN};
+    assert_int_equal(poll(&arrival, 1, 60000), 1);
+    int near = accept(listener, NULL, NULL), far = raw_connect();
+    uint64_t begin = daemon_now_us(), handed = 0;
+    while (w.server.opens == 0 || w.client.opens == 0) {
+        assert_true(daemon_now_us() - begin < 60000000);
+        forward(near, far, SIZE_MAX);
+        forward(far, near, SIZE_MAX);
+        (void)event_base_loop(w.base, EVLOOP_NONBLOCK);
+    }
+    peer_set_timing(w.client.peer, 100, DEAD_MS, 5000);
+    peer_set_timing(w.server.peer, 100, 60000, 5000);
+    memset(text, 'x', sizeof text - 1);
+    assert_ok(send_text(&w.server, text));
+    begin = daemon_now_us();
+    while (w.client.frames == 0 && w.client.closes == 0) {
+        uint64_t due = (daemon_now_us() - begin) * sizeof text / (RECORD_MS * 1000);
+        forward(near, far, SIZE_MAX);
+        if (due > handed) forward(far, near, due - handed);
+        handed = due;
+        (void)event_base_loop(w.base, EVLOOP_NONBLOCK);
+    }
+    assert_string_equal(w.client.reason, "");
+    assert_int_equal(w.client.frames, 1);
+    world_end();
+    (void)close(near);
+    (void)close(far);
+    (void)close(listener);
+}
+
 static void no_handshake(void **state) {
     static const char request[] = "GET / HTTP/1.1\r\n\r\n";
     (void)state;
@@ -553,6 +602,7 @@ int main(void) {
                                        cmocka_unit_test(pings_keep_alive),
                                        cmocka_unit_test(silence_is_death),
                                        cmocka_unit_test(own_pause_is_not_death),
+                                       cmocka_unit_test(slow_record),
                                        cmocka_unit_test(no_handshake),
                                        cmocka_unit_test(garbage),
                                        cmocka_unit_test(dial_failures),
