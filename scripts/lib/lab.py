@@ -30,7 +30,7 @@ MODES = ("2pc", "orchestrated", "choreographed")
 CLIENTS, CLIENTS_QUICK = 12, 6
 WARM = {"2pc": 500, "orchestrated": 250, "choreographed": 100}  # orders, before a fault comes: some seconds of each form, and not minutes on a slow machine
 SAMPLE_S = 0.5
-GRACE_S = 15
+GRACE_S = 60
 LINKED = "products"  # its link to the coordinator goes through a proxy
 
 
@@ -126,7 +126,7 @@ class LabShop(FormsShop):
         """In order, if it runs. Ready again when this returns."""
         stop_process(self.agents[name])
         self.start_agent(name, fail)
-        wait_until(lambda: name in self.ready_agents(), 30, lambda: f"agent {name} is ready; its log:\n{tail(self.agents[name].log)}", 0.05)
+        wait_until(lambda: name in self.ready_agents(), 60, lambda: f"agent {name} is ready; its log:\n{tail(self.agents[name].log)}", 0.05)
 
     def restart_coordinator(self, fail=None):
         stop_process(self.coordinator)
@@ -169,7 +169,9 @@ class Run:
         self.journal = lab.journal
         self.load = self.watch = None
         self.loading = False
+        self.clients = self.scaled(CLIENTS, CLIENTS_QUICK)
         self.faults = []  # scripts that run
+        self.halves = []  # (t, orders that a reader found half-way) for each of its looks that was sampled
         self.committed_before = lab.journal.counts["committed"]
         self.sampled = 0.0
         self.committed_at_fault = self.committed_meanwhile = 0
@@ -193,6 +195,9 @@ class Run:
             rate = round((committed - self.committed_before) / (now - self.sampled), 1)
             self.timeline.sample({"t": self.timeline.now(), "since": round(now - self.sampled, 2), "committed_per_s": rate, **sample})
             self.sampled, self.committed_before = now, committed
+            look = self.watch.reader.begun_at(self.timeline.started)
+            if look is not None and look[0] not in [t for t, _ in self.halves[-1:]]:
+                self.halves.append(look)
 
     def wait(self, condition, deadline, sentence):
         def reached():
@@ -211,7 +216,7 @@ class Run:
     # -- load
 
     def start_load(self):
-        self.load = self.shop.start_load(self.journal.path, self.scaled(CLIENTS, CLIENTS_QUICK), self.scaled(24, 3), "--settle", "60", "--form", self.mode, "--skus", str(SKUS), "--seed", str(self.lab.next_seed()))
+        self.load = self.shop.start_load(self.journal.path, self.clients, self.scaled(24, 3), "--settle", "60", "--form", self.mode, "--skus", str(SKUS), "--seed", str(self.lab.next_seed()))
         self.lab.loads.append(self.load)
 
     def begin(self, armed=False):
@@ -264,7 +269,7 @@ class Run:
             if not process.running():
                 raise Problem(f"scripts/faults/{name} ended with {process.process.returncode}:\n{tail(process.log)}")
             return False
-        self.wait(injected, 30, lambda: f"scripts/faults/{name} injects; it said:\n{tail(process.log)}")
+        self.wait(injected, 60, lambda: f"scripts/faults/{name} injects; it said:\n{tail(process.log)}")
         self.begin_fault(next(line for line in tail(process.log, 100).splitlines() if line.startswith("injected: "))[10:])
         if name == "kill":  # nothing of it is to be undone: we start what we have started
             self.wait(lambda: not process.running(), 10, "the script ends")
@@ -294,7 +299,11 @@ class Run:
 
     def in_doubt(self, name):
         with self.shop.connect(name) as session:
-            return session.execute("select gid, transaction::text from pg_prepared_xacts where database = current_database()").fetchall()
+            return self.prepared(session)
+
+    @staticmethod
+    def prepared(session):
+        return session.execute("select gid, transaction::text from pg_prepared_xacts where database = current_database() order by gid").fetchall()
 
     def note_rows(self):
         """Which rows the branches that are in doubt hold, and how many sessions wait behind them."""
@@ -315,6 +324,17 @@ class Run:
     def claim(self, claim, held, measured):
         self.timeline.claim(claim, held, measured)
 
+    def would_hold(self, *claims):
+        """Whether all these would hold if they were made now."""
+        record = self.timeline.record
+        made, record["claims"] = record["claims"], []
+        try:
+            for claim in claims:
+                claim(self)
+            return all(claim["held"] for claim in record["claims"])
+        finally:
+            record["claims"] = made
+
     # -- the end of it
 
     def heal(self):
@@ -332,7 +352,7 @@ class Run:
         for name, agent in shop.agents.items():
             if not agent.running():
                 shop.start_agent(name)
-        self.wait(lambda: shop.ready_agents() >= set(shop.agents), 60, lambda: f"all agents are ready (ready: {sorted(shop.ready_agents())})")
+        self.wait(lambda: shop.ready_agents() >= set(shop.agents), 120, lambda: f"all agents are ready (ready: {sorted(shop.ready_agents())})")
 
     def play(self, experiment):
         self.timeline.say(f"{experiment.name}, {self.mode}\n  {experiment.hypothesis(self.mode)}")
@@ -341,7 +361,7 @@ class Run:
             self.heal()
             before = self.journal.read()["committed"]
             if self.loading:
-                self.wait(lambda: self.journal.read()["committed"] > before, 60, "orders are complete after everything was healed")
+                self.wait(lambda: self.journal.read()["committed"] > before, 120, "orders are complete after everything was healed")
                 self.timeline.event("orders go on")
                 self.rest(self.lab.afterwards)
                 self.end_load()
@@ -362,6 +382,7 @@ class Journal:
     def __init__(self, path):
         self.path, self.position = path, 0
         self.counts = {"committed": 0, "aborted": 0, "unknown": 0}
+        self.locked_out = 0  # orders that lock_timeout ended
         self.took = {"committed": [], "aborted": []}  # seconds that each order took to its end
 
     def read(self):
@@ -377,6 +398,7 @@ class Journal:
             fields = line.split(b"\t")
             outcome = fields[1].decode()
             self.counts[outcome] += 1
+            self.locked_out += fields[4] == b"55P03"
             if outcome in self.took:
                 self.took[outcome].append(int(fields[3]) / 1e6)
         return self.counts

@@ -81,7 +81,7 @@ class Reader(Looker):
     def __init__(self, connects):
         super().__init__(None, LOOK_S)
         self.connects, self.sessions = connects, {}
-        self.half, self.at, self.ever = None, 0.0, set()
+        self.half, self.at, self.lacking = None, 0.0, {}
         self.since = {}  # of those half-way: when they were seen so first
         self.longest = 0.0  # that one was seen half-way, s
 
@@ -108,18 +108,22 @@ class Reader(Looker):
         floor = max((min(ids) for ids in seen.values() if len(ids) == NEWEST), default=0)
         everywhere = set.intersection(*seen.values())
         half = {order for order in set.union(*seen.values()) - everywhere if order >= floor}
-        self.half, self.at = half, began
+        self.half, self.at, self.lacking = half, began, {name: half - ids for name, ids in seen.items()}
         self.since = {order: self.since.get(order, began) for order in half}
         self.longest = max([self.longest, *(began - first for first in self.since.values())])
-        self.ever |= half
 
     def fresh(self):
         return self.half if time.monotonic() - self.at < STALE_S else None
 
-    def stuck(self, seconds):
-        """Orders that have been half-way in all looks for so long: not caught between two commits."""
-        since = self.since
-        return [order for order, began in since.items() if self.at - began >= seconds]
+    def begun_at(self, start):
+        """(when the newest look began, in seconds since `start`, orders half-way), or None."""
+        half, at = self.half, self.at
+        return None if half is None else (at - start, half)
+
+    def stuck(self, seconds, name):
+        """Orders that have been half-way in all looks for so long, and lack in that database: not caught between two commits."""
+        since, lacking = self.since, self.lacking.get(name, set())
+        return [order for order, began in since.items() if self.at - began >= seconds and order in lacking]
 
 
 class Bystander(Looker):
@@ -129,7 +133,7 @@ class Bystander(Looker):
         super().__init__(connect, PAUSE_S)
         self.sku = first
         self.lock = threading.Lock()
-        self.began, self.done, self.worst, self.worst_ever = None, 0, 0.0, 0.0
+        self.began, self.done, self.worst = None, 0, 0.0
 
     def act(self, session):
         self.sku = (self.sku + 1) % SKUS
@@ -146,7 +150,7 @@ class Bystander(Looker):
 
     def note(self, now):
         took = now - self.began if self.began is not None else 0.0
-        self.worst, self.worst_ever = max(self.worst, took), max(self.worst_ever, took)
+        self.worst = max(self.worst, took)
 
     def take(self):
         """(Updates since the last call, the longest of them, the one under way included)."""
