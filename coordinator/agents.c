@@ -43,6 +43,7 @@ struct link {
     struct link *next, **place; /* all links */
     struct peer *peer;
     enum link_state state;
+    uint64_t opened_us; /* 0: still in its handshake, which has a deadline of its own */
     uint64_t id;
     struct registry_participant *participant; /* from LINK_UP on */
     Lockstep__Hello *hello;                   /* a copy */
@@ -629,8 +630,11 @@ static void begin_proving(struct link *link) {
  * it. All over again then. So it is when it has failed. */
 void agents_tick(struct agents *agents, uint64_t now_us) {
     for (struct link *link = agents->links; link != NULL; link = link->next) {
-        if (link->state == LINK_UP && link->reprove != NULL && link->proofs_outstanding > 0 &&
-            now_us - link->proof_us >= 2000 * agents->host->conf.resend_ms) {
+        if (link->state == LINK_NEW && link->opened_us != 0 &&
+            now_us - link->opened_us >= (uint64_t)LS_LINK_ANSWER_MS * 1000) {
+            reject(link, "no Hello for %u ms", LS_LINK_ANSWER_MS); /* it would keep its place for ever */
+        } else if (link->state == LINK_UP && link->reprove != NULL && link->proofs_outstanding > 0 &&
+                   now_us - link->proof_us >= 2000 * agents->host->conf.resend_ms) {
             reprove_free(link->reprove);
             link->reprove = NULL;
             link->proofs_outstanding = 0;
@@ -1346,6 +1350,7 @@ static void on_frame(void *context, struct peer *peer, const Lockstep__Frame *fr
 
 static void on_open(void *context, struct peer *peer, const struct tls_identity *identity) {
     struct link *link = context;
+    link->opened_us = daemon_now_us();
     if (identity->role != TLS_ROLE_AGENT) {
         reject(link, "the certificate is %s/%s: only agents are served here", tls_role_name(identity->role),
                identity->name);

@@ -25,7 +25,7 @@ void agents_free(struct agents *agents);
 /* New links use this context from now on. */
 void agents_set_tls(struct agents *agents, SSL_CTX *tls);
 unsigned agents_linked(const struct agents *agents);
-/* Called now and then: proofs that nobody answered are asked for again. */
+/* Called now and then: proofs that nobody answered are asked for again, links that say no Hello are closed. */
 void agents_tick(struct agents *agents, uint64_t now_us);
 /* The log is durable up to `position`: new participants that waited for it are welcomed. */
 void agents_log_durable(struct agents *agents, uint64_t position);

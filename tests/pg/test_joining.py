@@ -9,7 +9,8 @@ import os
 import pytest
 
 from harness.base import wait_until
-from harness.programs import BUILD
+from harness.programs import BUILD, Coordinator, authority
+from harness.proxy import wait_closed_on_pings
 from harness.system import System
 
 STILL_MS = 4000  # longer than it takes to notice that a link is closed
@@ -20,6 +21,16 @@ def system():
     made = System({"orders": 0, "balance": 0}, start=False)
     yield made
     made.close()
+
+
+def test_a_link_that_says_no_hello():
+    """It keeps no place, though it is an agent's and talks."""
+    coordinator = Coordinator(authority()).start()
+    try:
+        wait_closed_on_pings(coordinator.address("agents"), coordinator.authority.files("lockstep://agent/orders"))
+        assert coordinator.log_has("link refused", "no Hello")
+    finally:
+        coordinator.kill()
 
 
 def start_slow(coordinator):

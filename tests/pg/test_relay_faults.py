@@ -6,9 +6,6 @@ Seen if wrong: a source that stands still behind one event, an effect twice, an 
 """
 
 import os
-import socket
-import ssl
-import struct
 import time
 
 import pytest
@@ -16,7 +13,7 @@ import pytest
 from harness.api import Metrics, UnixConnection
 from harness.base import wait_until
 from harness.programs import Agent, command, free_port
-from harness.proxy import wire
+from harness.proxy import wait_closed_on_pings
 from harness.system import fresh
 from test_choreography import Flow, notes, routes
 from test_standby import waiting
@@ -248,24 +245,7 @@ def test_a_database_that_is_away_does_not_flood_the_log(flow):
 def test_a_link_that_does_not_say_who_it_is(flow):
     """It keeps no place, though it is an agent's and talks."""
     host, port = flow.agents["stock"].config["peers"]["listen"].split(":")
-    files = flow.authority.files("lockstep://agent/elsewhere")
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files[0])
-    context.check_hostname = False
-    context.load_cert_chain(files[1], files[2])
-    frame = wire().Frame()
-    frame.ping.token = 1
-    payload = frame.SerializeToString()
-    with socket.create_connection((host, int(port)), 10) as plain, context.wrap_socket(plain) as link:
-        def closed():
-            try:
-                link.sendall(struct.pack("!I", len(payload)) + payload)
-                link.settimeout(0.5)
-                return link.recv(65536) == b""
-            except (TimeoutError, ssl.SSLWantReadError):
-                return False
-            except OSError:
-                return True
-        wait_until(closed, 40, "the agent closes the link")
+    wait_closed_on_pings((host, int(port)), flow.authority.files("lockstep://agent/elsewhere"))
     assert flow.agents["stock"].log_has("it has not said who it is")
 
 

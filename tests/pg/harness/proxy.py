@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import socket
 import ssl
 import struct
 import subprocess
@@ -434,6 +435,27 @@ class PgProxy(Proxy):
 
 
 # ---------------------------------------------------------------- coordinator and agent
+
+
+def wait_closed_on_pings(address, files, deadline=40):
+    """A link that is an agent's by its certificate and says nothing but Ping: returns when the other side has closed it."""
+    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files[0])
+    context.check_hostname = False
+    context.load_cert_chain(files[1], files[2])
+    frame = wire().Frame()
+    frame.ping.token = 1
+    payload = frame.SerializeToString()
+    with socket.create_connection(address, 10) as plain, context.wrap_socket(plain) as link:
+        def closed():
+            try:
+                link.sendall(struct.pack("!I", len(payload)) + payload)
+                link.settimeout(0.5)
+                return link.recv(65536) == b""
+            except (TimeoutError, ssl.SSLWantReadError):
+                return False
+            except OSError:
+                return True
+        wait_until(closed, deadline, "the other side closes the link")
 
 
 class LinkMessage:
