@@ -351,7 +351,7 @@ struct engine_saga {
 enum engine_saga_answer engine_saga_begin(struct engine *engine, struct engine_saga *saga);
 /* The begin record at `log_position` is durable: the key is kept as long as the log keeps it. */
 void engine_saga_key_durable(struct engine *engine, const uint8_t key_digest[16], uint64_t log_position);
-/* False: there is no room. */
+/* False: there is no room. What needs no more than it has is never refused. */
 bool engine_saga_reserve(struct engine *engine, uint64_t bytes);
 /* The same for a saga found in the log: it has to have room. */
 void engine_saga_adopt(struct engine *engine, uint64_t bytes);

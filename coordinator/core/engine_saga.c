@@ -16,7 +16,7 @@ static enum engine_saga_answer refuse(struct engine *e, struct engine_saga *saga
 }
 
 bool engine_saga_reserve(struct engine *e, uint64_t bytes) {
-    if (e->log_room < bytes || e->log_room - bytes < e->log_reserved) {
+    if (bytes > 0 && (e->log_room < bytes || e->log_room - bytes < e->log_reserved)) {
         return false;
     }
     engine_saga_adopt(e, bytes);

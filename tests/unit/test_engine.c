@@ -824,6 +824,10 @@ static void room_for_sagas(void **state) {
     assert_int_equal(saga.why, REFUSE_LOG_FULL);
     assert_false(engine_saga_reserve(w->engine, 3 * need));
     assert_true(engine_saga_reserve(w->engine, need - 1));
+    engine_set_log_room(w->engine, 0); /* marks are not reserved for: until the next segment less is left than promised */
+    assert_false(engine_saga_reserve(w->engine, 1));
+    assert_true(engine_saga_reserve(w->engine, 0)); /* an operator, whose act has its room */
+    engine_set_log_room(w->engine, 2 * need);
     engine_saga_release(w->engine, need - 1);
     engine_saga_release(w->engine, need + 1);
     engine_saga_adopt(w->engine, 3 * need); /* found in the log: more than there is */
