@@ -206,6 +206,7 @@ static void read_work(const Lockstep__Work *work, enum ls_gid_form usual_form, s
     event->work.part = work->part;
     event->work.last = work->last;
     event->work.one_phase = work->one_phase;
+    event->work.saga = work->saga != NULL;
     event->work.gid_form = work->gid_form == LOCKSTEP__GID_FORM__XA ? LS_GID_XA : usual_form;
     event->work.lock_timeout_ms = work->lock_timeout_ms;
     event->work.deadline_ms = work->deadline_ms;

@@ -327,6 +327,7 @@ struct agent_event {
             const char *gtid;
             uint32_t part;
             bool last, one_phase;
+            bool saga; /* an attempt at a saga's step */
             enum ls_gid_form gid_form;
             uint32_t lock_timeout_ms, deadline_ms;
             void *work; /* the host's decoded frame; the core's until AEF_FREE_WORK gives it back, exactly once */
@@ -465,10 +466,11 @@ enum agent_effect_kind {
 
 /*
  * AEF_DB_FENCE. `durable`: commit it synchronously; the core takes no Work before it is answered. Otherwise with
- * synchronous_commit off; an AEF_DB_FINISH that comes later in the effects must not be sent before this store is
- * committed or stands ahead of it in the same pipeline: the finish flushes the WAL and the fence with it (WAL order).
- * Of several that were not sent yet the newest will do; answer all. This is what lets an agent refuse a restored log
- * that lacks a decision carried out here.
+ * synchronous_commit off; an AEF_DB_FINISH or AEF_DB_FORGET that comes later in the effects must not be sent before
+ * this store is committed or stands ahead of it in the same pipeline: the finish flushes the WAL and the fence with it
+ * (WAL order). The same for the AEF_DB_COMMIT1 of a saga's step, and a store that came before its AEF_DB_RUN. Of
+ * several that were not sent yet the newest will do; answer all. This is what lets an agent refuse a restored log that
+ * lacks a decision or a saga carried out here.
  */
 
 struct agent_effect {

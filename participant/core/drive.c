@@ -786,6 +786,9 @@ static void run_part(struct agent *a, struct agent_branch *b, const struct agent
     become(a, b, event->work.last && !b->one_phase ? AGB_PREPARING : AGB_RUNNING);
     b->deadline_us = a->now_us + (uint64_t)event->work.deadline_ms * 1000 + a->config.grace_us;
     table_set_timer(a, b, b->deadline_us);
+    /* A saga stands in the log before any of its steps is sent: whoever has committed one must not serve a log without
+     * it. Other work of one participant rests on no record. */
+    if (event->work.saga && event->work.last) link_store_fence(a, false);
     struct agent_effect *effect = emit_op(a, b, AEF_DB_RUN);
     effect->run.gid = b->gid;
     effect->run.part = b->part;

@@ -91,6 +91,8 @@ static bool horizon_is_busy(const struct agent *a, uint32_t epoch, uint64_t sequ
 }
 
 static void emit_forget(struct agent *a, const struct agent_event *event) {
+    /* A log that does not know of a saga's end would have its steps done once more without their rows. */
+    if (event != NULL) link_store_fence(a, false);
     struct agent_effect *effect = agent_emit(a, AEF_DB_FORGET);
     effect->op = a->forget_op = agent_new_op(a, SLOT_CONTROL);
     effect->forget.incarnation = a->fence.incarnation;

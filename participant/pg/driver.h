@@ -84,6 +84,7 @@ struct branch {
     char saga[LS_GTID_MAX + 1], step[LS_STEP_MAX + 1];
     Lockstep__SagaOp saga_op;
     uint32_t result_max;
+    uint64_t fence; /* a saga's step: the newest that the core had asked for when it was to run. COMMIT waits for it. */
     char role[LS_ROLE_MAX + 1], app[LS_IDENTITY_MAX + 1];
     bool waiting; /* in pg->waiting */
     struct branch *wait_next;
@@ -159,6 +160,12 @@ struct fence_waiter {
     struct fence_waiter *next;
 };
 
+/* COMMIT of a saga's step that waits for the fence: on another connection, so there is no other way to be behind it. */
+struct held_commit {
+    uint64_t branch, op, fence;
+    struct held_commit *next;
+};
+
 /* An answer that must not be given from inside pg_carry_out(). */
 struct late {
     struct agent_event event;
@@ -211,6 +218,7 @@ struct pg {
     const struct lane *fence_lane;     /* that carries it */
     bool fence_alone;                  /* a task that carries nothing but the fence is queued */
     struct fence_waiter *fence_waiters;
+    struct held_commit *held_commits;
     /* late answers */
     struct look_out *look_out; /* look.c; NULL before the first one */
     struct event *late_event;
@@ -267,6 +275,8 @@ void finish_start(struct pg *pg, const struct agent_effect *effect);
 void fence_store(struct pg *pg, const struct agent_effect *effect);
 void fence_send_ahead(struct lane *lane);
 void fence_send_alone(struct pg *pg);
+/* Ahead of what this lane sends next, for that alone. */
+void fence_send_along(struct lane *lane);
 
 /* proof.c */
 void proof_identity(struct pg *pg, uint64_t op);
@@ -296,6 +306,10 @@ void execute_send(struct pg *pg, struct branch *branch);
 void execute_no_session(struct pg *pg, struct branch *branch, const char *reason);
 void execute_commit(struct pg *pg, const struct agent_effect *effect);
 void execute_rollback(struct pg *pg, const struct agent_effect *effect);
+/* The fence has come as far as it has: COMMITs that waited for that are sent. */
+void execute_fence_settled(struct pg *pg);
+/* The fence cannot be stored now: nothing that waits for it commits. */
+void execute_fail_held(struct pg *pg, const char *reason);
 void execute_forget_results(struct branch *branch);
 
 /* deliver.c */

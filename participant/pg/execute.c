@@ -526,6 +526,7 @@ void execute_run(struct pg *pg, const struct agent_effect *effect, const char *r
     snprintf(branch->role, sizeof(branch->role), "%s", role);
     snprintf(branch->app, sizeof(branch->app), "%s", branch->work->app);
     take_saga(branch, branch->work->saga);
+    branch->fence = is_saga(branch) ? pg->fence_version : 0;
     if (branch->session != NULL && conn_is_ready(branch->session->conn)) {
         execute_send(pg, branch);
     } else if (branch->first) {
@@ -628,14 +629,14 @@ static void add_keep(struct pg *pg, struct branch *branch, struct conn_batch *ba
 }
 
 /* False: there is no session. */
-static bool send_ending(struct pg *pg, const struct agent_effect *effect, bool commit)
+static bool send_ending(struct pg *pg, uint64_t number, uint64_t op, bool commit)
 {
-    struct branch *branch = branch_find(pg, effect->branch);
+    struct branch *branch = branch_find(pg, number);
     if (branch == NULL || branch->session == NULL || !conn_is_ready(branch->session->conn))
         return false;
     struct conn *conn = branch->session->conn;
     assert(branch->op == 0 && conn_queued(conn) == 0);
-    branch->op = effect->op;
+    branch->op = op;
     branch->committing = commit;
     bool keep = commit && keeps_result(branch);
     struct conn_batch *batch = conn_begin(conn, keep ? 2 : 1, ending_done, branch);
@@ -652,17 +653,56 @@ static bool send_ending(struct pg *pg, const struct agent_effect *effect, bool c
     return true;
 }
 
-void execute_commit(struct pg *pg, const struct agent_effect *effect)
+static void send_commit(struct pg *pg, uint64_t number, uint64_t op)
 {
-    if (send_ending(pg, effect, true))
+    if (send_ending(pg, number, op, true))
         return;
-    struct late *late = pg_answer_late(pg, AEV_DB_COMMIT1, effect->op);
+    struct late *late = pg_answer_late(pg, AEV_DB_COMMIT1, op);
     late->event.commit1.answer.lost = true;
     late->event.commit1.session = AGENT_SESSION_LOST;
 }
 
+void execute_commit(struct pg *pg, const struct agent_effect *effect)
+{
+    const struct branch *branch = branch_find(pg, effect->branch);
+    if (branch == NULL || branch->fence <= pg->fence_settled) {
+        send_commit(pg, effect->branch, effect->op);
+        return;
+    }
+    struct held_commit *held = memory_new(sizeof(*held));
+    *held = (struct held_commit){effect->branch, effect->op, branch->fence, pg->held_commits};
+    pg->held_commits = held;
+}
+
+void execute_fence_settled(struct pg *pg)
+{
+    for (struct held_commit **at = &pg->held_commits; *at != NULL;) {
+        struct held_commit *held = *at;
+        if (held->fence > pg->fence_settled) {
+            at = &held->next;
+            continue;
+        }
+        *at = held->next;
+        send_commit(pg, held->branch, held->op);
+        free(held);
+    }
+}
+
+void execute_fail_held(struct pg *pg, const char *reason)
+{
+    while (pg->held_commits != NULL) {
+        struct held_commit *held = pg->held_commits;
+        const struct branch *branch = branch_find(pg, held->branch);
+        pg->held_commits = held->next;
+        if (branch != NULL && branch->session != NULL)
+            conn_close(branch->session->conn, reason);
+        send_commit(pg, held->branch, held->op); /* into nothing: it is told that the session is lost */
+        free(held);
+    }
+}
+
 void execute_rollback(struct pg *pg, const struct agent_effect *effect)
 {
-    if (!send_ending(pg, effect, false))
+    if (!send_ending(pg, effect->branch, effect->op, false))
         pg_answer_late(pg, AEV_DB_ROLLBACK, effect->op)->event.rollback.session = AGENT_SESSION_LOST;
 }

@@ -198,24 +198,43 @@ static void ahead_done(void *context, struct conn *conn, struct conn_batch *batc
     answer_waiters(pg, version, ok);
     if (!lost)
         lane_batch_done(lane);
+    execute_fence_settled(pg);
     lane_fence_settled(pg);
 }
 
-void fence_send_ahead(struct lane *lane)
+static void send_fence(struct lane *lane, conn_done_fn *done, void *context)
 {
-    struct pg *pg = lane->pg;
     struct fence_text text;
-    struct fence_ahead *ahead = memory_new(sizeof(*ahead));
-    ahead->lane = lane;
-    ahead->version = pg->fence_flying = pg->fence_version;
-    pg->fence_lane = lane;
-    fill_fence(pg, &pg->fence, &text);
-    struct conn_batch *batch = conn_begin(lane->conn, 1, ahead_done, ahead);
+    fill_fence(lane->pg, &lane->pg->fence, &text);
+    struct conn_batch *batch = conn_begin(lane->conn, 1, done, context);
     /* Crash: the commit behind it has not left either: what this fence covers, nobody has acted upon. */
     if (failpoint_hit(FP_agent_fence_before_store))
         conn_close(lane->conn, "fault asked for");
     conn_add_named(lane->conn, batch, "ls_fence", 6, text.values);
     conn_end(lane->conn, batch);
+}
+
+static void along_done(void *context, struct conn *conn, struct conn_batch *batch)
+{
+    (void)conn;
+    if (!batch->lost && batch->failed < batch->count)
+        pg_report(context, DIAG_ERROR, "the fence cannot be stored", conn_message(&batch->items[batch->failed]));
+}
+
+void fence_send_along(struct lane *lane)
+{
+    if (lane->pg->fence_version > lane->pg->fence_settled)
+        send_fence(lane, along_done, lane->pg);
+}
+
+void fence_send_ahead(struct lane *lane)
+{
+    struct pg *pg = lane->pg;
+    struct fence_ahead *ahead = memory_new(sizeof(*ahead));
+    ahead->lane = lane;
+    ahead->version = pg->fence_flying = pg->fence_version;
+    pg->fence_lane = lane;
+    send_fence(lane, ahead_done, ahead);
 }
 
 /* No finish took the fence along. */
@@ -233,6 +252,7 @@ static void alone_failed(struct task *task, const char *reason)
     pg->fence_alone = false;
     free(task);
     lane_fail_fenced(pg, reason);
+    execute_fail_held(pg, reason);
     /* From the loop, like every answer. */
     while (pg->fence_waiters != NULL) {
         struct fence_waiter *waiter = pg->fence_waiters;

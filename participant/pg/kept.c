@@ -143,6 +143,8 @@ static void forget_send(struct task *task, struct lane *lane)
     const char *horizon[] = {task->pg->participant, keeping->incarnation, keeping->epoch, keeping->sequence};
     const char *prune[] = {task->pg->participant, PRUNE_BATCH_TEXT};
     keeping->lane = lane;
+    if (keeping->sagas != NULL || keeping->has_horizon)
+        fence_send_along(lane);
     if (keeping->sagas != NULL && keeping->prune)
         send_alone(lane, SQL_FORGET_SAGAS, 1, sagas);
     if (keeping->has_horizon)

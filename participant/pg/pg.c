@@ -240,6 +240,11 @@ void pg_free(struct pg *pg)
     lane_close_all(pg);
     control_close(pg);
     look_close_all(pg);
+    while (pg->held_commits != NULL) {
+        struct held_commit *held = pg->held_commits;
+        pg->held_commits = held->next;
+        free(held);
+    }
     while (pg->late_head != NULL) {
         struct late *late = pg->late_head;
         pg->late_head = late->next;

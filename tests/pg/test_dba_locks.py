@@ -10,6 +10,7 @@ import pytest
 
 from harness.base import wait_until
 from harness.system import fresh, put
+from test_saga_flow import step
 
 NAMES = ("orders", "balance")
 LOCKS = {
@@ -51,6 +52,40 @@ def test_many_at_once_do_not_queue_for_it(proxied, dba, lock):
         proxied.agree(key, NAMES, "committed")
     # nothing else can tell the agent of its fence: had the session lost its lock, this would show nothing
     assert dba.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    dba.rollback()
+    proxied.alive()
+
+
+def sagas_at_once(system, count):
+    keys = [fresh() for _ in range(count)]
+    steps = [[step(name, "insert into item(k, v) values ($1, 1)", key) for name in NAMES] for key in keys]
+    return keys, [system.app.run_later(each, mode="saga", wait="end") for each in steps]
+
+
+def all_completed(system, keys, futures):
+    answers = [future.result() for future in futures]
+    assert [answer.state for answer in answers] == ["completed"] * len(keys), answers
+    for key in keys:
+        system.agree(key, NAMES, "committed")
+
+
+@pytest.mark.parametrize("lock", list(LOCKS))
+def test_steps_of_sagas_commit_all_the_same(proxied, dba, lock):
+    """Their COMMIT waits for the fence, too, on a connection of its own."""
+    dba.execute(LOCKS[lock])
+    all_completed(proxied, *sagas_at_once(proxied, 8))
+    assert dba.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    dba.rollback()
+    proxied.alive()
+
+
+def test_the_connection_that_carries_the_fence_is_lost(proxied, dba):
+    """The COMMITs that wait for it do not wait for ever: it goes on another one."""
+    dba.execute(LOCKS["its row"])
+    keys, futures = sagas_at_once(proxied, 8)
+    ended = "select pg_terminate_backend(pid) from pg_stat_activity where wait_event_type = 'Lock' and query like '%fence_ahead%' limit 1"
+    wait_until(lambda: proxied.db["orders"].value(ended), 10, "a fence waits for its row, and its backend is ended")
+    all_completed(proxied, keys, futures)
     dba.rollback()
     proxied.alive()
 

@@ -106,6 +106,52 @@ def test_old_copy_of_a_saga_is_refused(system):
     assert [system.db[name].value("select count(*) from lockstep.barrier") for name in NAMES] == [0, 0]
 
 
+@pytest.fixture
+def alone():
+    """One database: there is nobody else who could have seen more of the log."""
+    made = System({"orders": 0})
+    made.db["orders"].execute(JOURNAL)
+    yield made
+    made.close()
+
+
+def refuses(system, copy):
+    """The copy takes the place of the log, and its participant comes back, of which no later life has seen anything."""
+    system.coordinator.kill()
+    restore(system, copy)
+    system.agents["orders"].spawn()
+    system.coordinator.spawn()
+    assert system.coordinator.wait_exit() == 78, system.coordinator.log_text()
+
+
+def test_committed_step_remembers_its_saga(alone):
+    """A copy of a running machine lacks the saga; the agent dies as soon as it has committed the first step. What it knew of the log stands in its database."""
+    word, agent = fresh("w"), alone.agents["orders"]
+    agent.kill()
+    agent.start(fail="agent_after_one_phase_commit=kill")
+    alone.wait_ready()
+    copy = snapshot(alone)
+    answer = saga(alone, [note("orders", word, "a"), note("orders", word, "b")], wait=None)
+    agent.wait_exit()
+    wait_until(lambda: notes(alone, word, "orders") == ["do a"], 10, "the COMMIT that was sent is carried out")
+    refuses(alone, copy)
+    assert alone.db["orders"].value("select count(*) from lockstep.barrier where saga = %s", answer.saga) == 1
+
+
+def test_forgotten_saga_is_not_done_again(alone):
+    """A copy of a running machine has the saga begun, not ended; the agent dies as soon as the rows are gone that would answer for the step."""
+    lock, rows = Locked(alone, "orders"), "select count(*) from lockstep.barrier"
+    answer = saga(alone, [takes("orders", lock)], wait=None)
+    wait_until(lambda: alone.db["orders"].value("select count(*) from pg_stat_activity where wait_event_type = 'Lock'") == 1, 10, "the step is there")
+    copy = snapshot(alone)
+    lock.free()
+    assert ended(alone, answer.saga).state == "completed"
+    wait_until(lambda: alone.db["orders"].value(rows) == 0, 30, "the step is forgotten")
+    alone.agents["orders"].kill()
+    refuses(alone, copy)
+    assert alone.db["orders"].value("select v from item where k = %s", lock.key) == 4
+
+
 def test_new_log_of_the_same_name_is_refused(system):
     assert system.app.run(put(fresh(), *NAMES)).status == 200
     system.coordinator.kill()

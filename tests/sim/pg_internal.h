@@ -97,7 +97,8 @@ struct session {
     uint32_t item_count, at, drop_at;
     uint64_t waits_until_us; /* for an outcome row or a barrier row that somebody holds */
     uint64_t stalled_until_us;
-    bool doomed; /* to be terminated when it hears of it */
+    bool doomed;          /* to be terminated when it hears of it */
+    uint64_t after_fence; /* the COMMIT of a saga's step stands behind this */
 };
 
 struct sim_pg {

@@ -1119,7 +1119,7 @@ static void arrive_forget(struct world *world, struct pg_op *op) {
     op_answer(world, op);
 }
 
-/* COMMIT PREPARED and ROLLBACK PREPARED stand behind the fence that came before them. True: not yet, or never. */
+/* What stands behind the fence that came before it. True: not yet, or never. */
 static bool waits_for_fence(struct world *world, struct pg_op *op) {
     if (op->after_fence == 0 || world->pg->fence_stored[op->participant] >= op->after_fence) {
         return false;
@@ -1131,6 +1131,8 @@ static bool waits_for_fence(struct world *world, struct pg_op *op) {
             return true;
         }
     }
+    struct session *s = session_find(world, op->participant, op->life, op->branch, false);
+    if (op->kind == PG_COMMIT1 && s != NULL) session_lose_client(world, s); /* its agent gives it up */
     op_fail(world, op); /* the fence failed, and the pipeline with it */
     return true;
 }
@@ -1173,7 +1175,7 @@ static void act(struct world *world, struct pg_op *op) {
         if (s == NULL) {
             op_fail(world, op);
         } else if (op->kind == PG_COMMIT1) {
-            arrive_commit1(world, op, s);
+            if (!waits_for_fence(world, op)) arrive_commit1(world, op, s);
         } else {
             op->event.kind = AEV_DB_ROLLBACK;
             op->event.rollback.session = AGENT_SESSION_IDLE;
@@ -1207,7 +1209,7 @@ static void act(struct world *world, struct pg_op *op) {
         arrive_kept(world, op);
         break;
     case PG_FORGET:
-        arrive_forget(world, op);
+        if (!waits_for_fence(world, op)) arrive_forget(world, op);
         break;
     case PG_RELEASE:
         assert(!"released at once");
@@ -1273,6 +1275,19 @@ static void release(struct world *world, struct pg_op *op) {
     op_free(world, op);
 }
 
+/* Of those that its agent has asked for and the server has not stored; 0: none. */
+static uint64_t newest_fence(const struct world *world, const struct pg_op *op) {
+    uint64_t newest = 0;
+    for (uint32_t i = 0; i < OPS_MAX; i++) {
+        const struct pg_op *other = world->pg->ops[i];
+        if (other != NULL && other->kind == PG_FENCE && other->participant == op->participant &&
+            other->life == op->life && !other->acted && other->serial > newest) {
+            newest = other->serial;
+        }
+    }
+    return newest;
+}
+
 void pg_submit(struct world *world, struct pg_op *op) {
     const struct cluster *c = cluster_for(world, op->participant);
     op->boot = c->boot;
@@ -1308,15 +1323,14 @@ void pg_submit(struct world *world, struct pg_op *op) {
         at = at > world->pg->fence_at_us[op->participant] ? at : world->pg->fence_at_us[op->participant];
         world->pg->fence_at_us[op->participant] = at;
     }
-    if (op->kind == PG_FINISH) {
-        for (uint32_t i = 0; i < OPS_MAX; i++) {
-            const struct pg_op *other = world->pg->ops[i];
-            if (other != NULL && other->kind == PG_FENCE && other->participant == op->participant &&
-                other->life == op->life && !other->acted && other->serial > op->after_fence) {
-                op->after_fence = other->serial;
-            }
-        }
-        at += work(world, world->options.finish_us);
+    struct session *s = session_find(world, op->participant, op->life, op->branch, false);
+    if (op->kind == PG_FINISH || op->kind == PG_FORGET) {
+        op->after_fence = newest_fence(world, op);
+    } else if (op->kind == PG_RUN && op->saga.name[0] != '\0' && s != NULL) {
+        s->after_fence = newest_fence(world, op);
+    } else if (op->kind == PG_COMMIT1 && s != NULL) {
+        op->after_fence = s->after_fence;
     }
+    at += op->kind == PG_FINISH ? work(world, world->options.finish_us) : 0;
     world_after(world, at - world->now_us, op_leaves, op->slot, op->serial);
 }

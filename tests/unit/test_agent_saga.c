@@ -65,6 +65,25 @@ static void what_was_rolled_back_says_nothing_of_its_row(void **state) {
     rig_free(&rig);
 }
 
+/* The saga stands in the log up to 200. A step that commits brings that position along; other work rests on no record. */
+static void a_step_brings_the_fence_along(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_serve(&rig, NULL);
+    rig.fence.position = 200;
+    rig_work_one(&rig, 1, 0, true);
+    rig_expect(&rig, "run 1/2 part=0 first last one-phase\n");
+    struct agent_event work = rig_work_event(2, RIG_NUMBER, 0, true);
+    work.work.saga = true;
+    rig_frame(&rig, work);
+    rig_expect(&rig, "fence 200\nrun 2/2 part=0 first last one-phase\n");
+    work = rig_work_event(3, RIG_NUMBER, 0, true);
+    work.work.saga = true;
+    rig_frame(&rig, work); /* it is on its way */
+    rig_expect(&rig, "run 3/2 part=0 first last one-phase\n");
+    rig_free(&rig);
+}
+
 /* ------------------------------------------------------------------ what may go */
 
 static void slow_sweep(struct agent_config *config) {
@@ -196,6 +215,20 @@ static void one_by_one_has_a_rest(void **state) {
     rig_free(&rig);
 }
 
+static void what_goes_takes_the_fence_along(void **state) {
+    (void)state;
+    struct rig rig;
+    rig_version = 2;
+    rig_serve(&rig, slow_sweep);
+    char *ended[] = {(char *)(uintptr_t)rig_gtid(5, 0)};
+    rig.fence.position = 200;
+    struct agent_event event = answer(&rig, ended, 1, 0);
+    event.forget.has_token = false;
+    rig_forget(&rig, event);
+    rig_expect(&rig, "fence 200\nlet go of 1\n");
+    rig_free(&rig);
+}
+
 static void the_horizon_stops_at_what_is_not_settled_here(void **state) {
     (void)state;
     struct rig rig;
@@ -263,10 +296,12 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_vote_says_what_the_row_says),
         cmocka_unit_test(what_was_rolled_back_says_nothing_of_its_row),
+        cmocka_unit_test(a_step_brings_the_fence_along),
         cmocka_unit_test(an_old_coordinator_is_asked_nothing),
         cmocka_unit_test(only_what_has_ended_goes),
         cmocka_unit_test(pages_follow_each_other),
         cmocka_unit_test(one_by_one_has_a_rest),
+        cmocka_unit_test(what_goes_takes_the_fence_along),
         cmocka_unit_test(the_horizon_stops_at_what_is_not_settled_here),
         cmocka_unit_test(a_row_that_may_have_been_pruned_is_a_hazard),
         cmocka_unit_test(what_cannot_be_right_ends_the_link),
