@@ -21,8 +21,11 @@
 #include "lockstep/limits.h"
 
 #define SOURCES_MAX (2 * LS_PEERS_MAX) /* accepted links, those that have not said who they are included */
-#define GREET_MS 10000u                /* to say it */
+#define GREET_MS 10000u                /* to say it, on either side */
 #define FULL_LOG_MS 60000u             /* between two lines that more wanted to be accepted */
+#define SILENT "it has not said who it is"
+
+static const struct timeval greet_time = {.tv_sec = GREET_MS / 1000};
 
 struct target {
     struct peers *peers;
@@ -82,10 +85,15 @@ static const char *judge(const struct peer *peer, const Lockstep__Greet *said) {
 
 static void dial(struct target *target);
 
-static void on_retry(evutil_socket_t fd, short what, void *arg) {
+/* Time to dial again, or to give up one that does not greet. */
+static void on_target_timer(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
-    dial(arg);
+    struct target *target = arg;
+    if (target->peer == NULL)
+        dial(target);
+    else if (!target->up)
+        peer_close(target->peer, SILENT, true);
 }
 
 static void retry(struct target *target) {
@@ -107,6 +115,7 @@ static void target_open(void *context, struct peer *peer, const struct tls_ident
         return;
     }
     greet(target->peers, peer);
+    event_add(target->timer, &greet_time);
 }
 
 static void target_frame(void *context, struct peer *peer, const Lockstep__Frame *frame) {
@@ -119,6 +128,7 @@ static void target_frame(void *context, struct peer *peer, const Lockstep__Frame
             peer_close(peer, wrong, true);
             return;
         }
+        event_del(target->timer);
         target->up = true;
         target->failures = 0;
         diag(DIAG_INFO, "peer up", "peer", target->participant, "address", target->address, NULL);
@@ -182,7 +192,7 @@ void peers_dial(struct peers *peers, const char *participant, const char *addres
     if (target == NULL) {
         if (address[0] == '\0' || (target = calloc(1, sizeof(*target))) == NULL) return;
         target->peers = peers;
-        target->timer = event_new(peers->base, -1, 0, on_retry, target);
+        target->timer = event_new(peers->base, -1, 0, on_target_timer, target);
         if (target->timer == NULL) {
             free(target);
             return;
@@ -298,8 +308,8 @@ static void on_no_greet(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
     struct source *source = arg;
-    diag(DIAG_WARN, "link closed", "address", peer_address(source->peer), "reason", "it has not said who it is", NULL);
-    peer_close(source->peer, "it has not said who it is", true);
+    diag(DIAG_WARN, "link closed", "address", peer_address(source->peer), "reason", SILENT, NULL);
+    peer_close(source->peer, SILENT, true);
 }
 
 static void say_full(struct peers *peers) {
@@ -318,7 +328,6 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     (void)length;
     struct peers *peers = context;
     struct ls_error err;
-    const struct timeval soon = {.tv_sec = GREET_MS / 1000};
     struct source *source =
         peers->server != NULL && peers->source_count < SOURCES_MAX ? calloc(1, sizeof(*source)) : NULL;
     if (peers->source_count >= SOURCES_MAX) say_full(peers);
@@ -330,7 +339,7 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
         (void)close(fd); /* it dials again, with backoff */
         return;
     }
-    event_add(source->greet_timer, &soon);
+    event_add(source->greet_timer, &greet_time);
     source->peers = peers;
     source->next = peers->sources;
     peers->sources = source;

@@ -13,7 +13,7 @@ import pytest
 from harness.api import Metrics, UnixConnection
 from harness.base import wait_until
 from harness.programs import Agent, command, free_port
-from harness.proxy import wait_closed_on_pings
+from harness.proxy import LinkProxy, wait_closed_on_pings
 from harness.system import fresh
 from test_choreography import Flow, notes, routes
 from test_standby import waiting
@@ -247,6 +247,31 @@ def test_a_link_that_does_not_say_who_it_is(flow):
     host, port = flow.agents["stock"].config["peers"]["listen"].split(":")
     wait_closed_on_pings((host, int(port)), flow.authority.files("lockstep://agent/elsewhere"))
     assert flow.agents["stock"].log_has("it has not said who it is")
+
+
+@pytest.fixture
+def between(flow):
+    """A proxy that orders reaches stock through."""
+    stock = flow.agents["stock"]
+    listen = stock.config["peers"]["listen"]
+    host, port = listen.split(":")
+    proxy = LinkProxy((host, int(port)), stock.files, flow.agents["orders"].files)
+    stock.config["peers"]["address"] = "%s:%d" % proxy.address
+    stock.restart()
+    proxy.wait_connected(20)
+    yield proxy
+    del stock.config["peers"]["address"]
+    stock.restart()
+    proxy.close()
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_greeting_is_swallowed(flow, between, up):
+    """The link lives on, and pings are answered: it is given up all the same, and the events go over the next."""
+    rule = between.at("greet", "drop", up=up)
+    between.break_links()
+    rule.wait_hit(20)
+    flow.wait_end(flow.place(), "confirmed", 60)
 
 
 def test_a_payload_is_cut_between_characters(flow):
