@@ -79,20 +79,6 @@ class LabShop(FormsShop):
         with self.connect("orders", APP) as session:
             session.execute("select lockstep.declare_terminal('lab.note')")
 
-    def revive_cluster(self, cluster):
-        """After a kill -9: a postmaster that comes too early finds the shared memory of the one before in use, and ends."""
-        server, name = self.clusters[cluster], dict(self.layout)[cluster][0]
-
-        def up():
-            if not server.running():
-                server.start()
-            try:
-                self.connect(name, database="postgres").close()
-                return True
-            except psycopg.OperationalError:
-                return False
-        wait_until(up, 60, lambda: f"server {cluster} takes connections; its log:\n{tail(server.log)}", 0.1)
-
     def make_standby(self, cluster):
         """A synchronous standby of the cluster, streaming; as a process, its data directory beside it."""
         name = f"{cluster}s{sum(1 for process in self.place.processes if process.name.startswith('postgres-'))}"

@@ -112,6 +112,20 @@ class Shop:
         self.clusters[cluster] = self.place.process(f"postgres-{cluster}", argv, account=self.place.server_account,
                                                     stop_signal=signal.SIGQUIT).start()  # no checkpoint: the folder goes next
 
+    def revive_cluster(self, cluster):
+        """After a kill -9: a postmaster that comes too early finds the shared memory of the one before in use, and ends."""
+        server, name = self.clusters[cluster], dict(self.layout)[cluster][0]
+
+        def up():
+            if not server.running():
+                server.start()
+            try:
+                self.connect(name, database="postgres").close()
+                return True
+            except psycopg.OperationalError:
+                return False
+        wait_until(up, 60, lambda: f"server {cluster} takes connections; its log:\n{tail(server.log)}", 0.1)
+
     def conninfo(self, participant, user="postgres", database=None):
         return f"host={self.cluster_of[participant]} port={PORT} dbname={database or participant} user={user}"
 

@@ -41,7 +41,7 @@ class Bench:
 
     def wait_settled(self):
         """Until nothing is prepared: what is answered when decided is applied a little later."""
-        wait_until(lambda: self.prepared() == 0, 20, "nothing is prepared any more")
+        wait_until(lambda: self.prepared() == 0, 60, "nothing is prepared any more")
 
     def bench(self, *arguments, command="transfer", participants=None):
         """The command line of lockstep-bench transfer or compare on this yard, with all participants or with these."""

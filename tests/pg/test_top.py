@@ -31,8 +31,11 @@ def once(system):
 
 def test_figures(shared):
     assert shared.app.run(put(fresh(), "orders", "balance")).status == 200
-    text = once(shared)
-    assert re.search(r"agents linked 4 of 4", text) and re.search(r"in flight 0 +in doubt 0", text), text
+
+    def quiet():
+        said = once(shared)
+        return said if re.search(r"agents linked 4 of 4", said) and re.search(r"in flight 0 +in doubt 0", said) else None
+    text = wait_until(quiet, 30, lambda: f"all are linked and what was begun has ended: {once(shared)}")
     for word in ("prepare ", "decision log ", "commit ", "whole ", "Sagas   open 0", "dead letters 0", "orders ", "coupons "):
         assert word in text, text
     assert float(re.search(r"whole +([0-9.]+)", text)[1]) > 0
