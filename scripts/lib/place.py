@@ -9,7 +9,6 @@ import errno
 import os
 import pwd
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -242,7 +241,7 @@ class Place:
     def remove_but(self, *names):
         for name in os.listdir(self.path):
             if name not in names:
-                shutil.rmtree(os.path.join(self.path, name), ignore_errors=True)
+                remove_folder(os.path.join(self.path, name))
 
     def leave(self, failed):
         """The folder goes; what tells why something `failed` stays, and where it is is said."""

@@ -19,7 +19,9 @@ from harness.base import alive, children, folder, wait_until
 from harness.programs import BUILD, ROOT, environment, program
 
 sys.path.insert(0, os.path.join(ROOT, "scripts", "lib"))
-from place import hold_port  # noqa: E402
+from place import Place, hold_port  # noqa: E402
+from shm import segments  # noqa: E402
+from shop import Shop  # noqa: E402
 
 HALVES = (("coordinator-after-votes/2pc", "coordinator-half-sent/orchestrated", "agent-prepared/choreographed", "server-failover/2pc", "unreachable/2pc", "fsync-fails/2pc", "slow-fsync/2pc",
            "zombies/orchestrated"),
@@ -130,6 +132,22 @@ def test_interrupted():
     wait_until(lambda: not any(alive(pid) for pid in started), 10, "its processes are gone")
     path = re.search(r"Starting in (\S+):", "".join(seen))[1]
     assert not os.path.exists(path), f"{path} is left behind"
+
+
+def test_what_is_kept_of_a_failure():
+    """The logs stay; of the servers that were killed nothing does, nor in the kernel."""
+    place = Place("lockstep-lab")
+    try:
+        shop = Shop(place, BUILD)
+        shop.make_clusters()
+        pids = {str(server.pid) for server in shop.clusters.values()}
+        place.kill_all()
+        place.leave(True)
+        assert os.path.exists(os.path.join(place.path, "log", "postgres-c1")) and not os.path.exists(os.path.join(place.path, "c1"))
+        assert not pids & set(segments().values())
+    finally:
+        place.kill_all()
+        place.remove()
 
 
 def test_a_port_is_kept_between_two_lives():
