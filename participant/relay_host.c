@@ -779,8 +779,16 @@ static void subscriptions_done(void *context, enum pg_query_result result, const
 }
 
 /* The next of the three steps, if there is one to do. */
+/* Another agent of this participant may serve meanwhile, and have heard newer news. */
+static bool has_lock(const struct relayhost *relay) {
+    struct agent_stats stats;
+    agent_stats(relay->host->core, &stats);
+    return stats.state > AGENT_CLEANING;
+}
+
 static void turn(struct relayhost *relay) {
     if (relay->busy || !relay->started) return;
+    if (relay->news != NULL && !has_lock(relay)) return; /* at the first look with it */
     if (relay->news != NULL)
         store_news(relay);
     else if (relay->look && relay->known) /* without its handlers the core would acknowledge everything */

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from harness.api import Metrics, UnixConnection
-from harness.base import wait_until
+from harness.api import Metrics, UnixConnection, background
+from harness.base import stays_true, wait_until
 from harness.programs import Agent, command, free_port
 from harness.proxy import LinkProxy, wait_closed_on_pings
 from harness.system import fresh
@@ -272,6 +272,33 @@ def test_greeting_is_swallowed(flow, between, up):
     between.break_links()
     rule.wait_hit(20)
     flow.wait_end(flow.place(), "confirmed", 60)
+
+
+HOLDER = "select pid, (classid::int8 << 32 | objid::int8) from pg_locks where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())"
+STORING = "select count(*) from pg_stat_activity where query like '%route_store%' and wait_event_type = 'Lock'"
+
+
+def test_without_its_lock_an_agent_does_not_say_who_wants_what(flow):
+    """What it was told and could not store is old: another agent of its participant may serve, and know better."""
+    kind, orders = word("kept"), flow.db["orders"]
+    subscribe(flow, kind, "nothing")
+    dba, other = orders.connect(autocommit=False), orders.connect()
+    try:
+        dba.execute("lock table lockstep.route in access exclusive mode")
+        unsubscribe(flow, kind, "public.nothing")
+        wait_until(lambda: flow.agents["orders"].log_has("who wants what cannot be stored"), 30, "the agent has heard of it, and cannot store it")
+        pid, key = orders.query(HOLDER)[0]
+        taken = background.submit(other.execute, "select pg_advisory_lock(%s)", (key,))
+        wait_until(lambda: orders.value("select count(*) from pg_locks where locktype = 'advisory' and not granted") > 0, 20, "somebody waits for the lock")
+        orders.value("select pg_terminate_backend(%s, 10000)", pid)
+        taken.result()
+        wait_until(lambda: orders.value(STORING) == 0, 20, "what was on its way has given up")
+        dba.rollback()
+        stays_true(lambda: (kind, "stock") in routes(orders), 3, "what another agent may have stored was written over")
+    finally:
+        dba.close()
+        other.close()
+    wait_until(lambda: (kind, "stock") not in routes(orders), 30, "with its lock it stores what it was told")
 
 
 def test_a_payload_is_cut_between_characters(flow):

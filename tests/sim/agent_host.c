@@ -70,6 +70,13 @@ bool agent_host_alive(const struct world *world, uint32_t participant, uint64_t 
     return host->alive && host->life == life;
 }
 
+bool agent_host_has_lock(const struct world *world, uint32_t participant, uint64_t life) {
+    struct agent_stats stats;
+    if (!agent_host_alive(world, participant, life)) return false;
+    agent_stats(host_slot(world, participant, life)->core, &stats);
+    return stats.state > AGENT_CLEANING;
+}
+
 static void trace(struct world *world, const struct agent_host *host, const char *word, const char *detail) {
     char name[16];
     snprintf(name, sizeof name, "p%u%s", host->participant + 1, host->life % 2 == 1 ? "" : "b");

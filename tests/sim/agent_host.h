@@ -16,6 +16,8 @@ void agents_crash_all(struct world *world);
 void agents_heal(struct world *world);
 const char *agents_unfinished(struct world *world);
 
+/* It has its database's lock, as far as it knows, and backends of earlier lives are gone. */
+bool agent_host_has_lock(const struct world *world, uint32_t participant, uint64_t life);
 uint64_t agent_host_paused_until(const struct world *world, uint32_t participant, uint64_t life);
 /* An operator deletes the row in lockstep.fence and restarts the agent. */
 void agent_host_operator(struct world *world, uint32_t participant);

@@ -425,6 +425,7 @@ static void store_news(struct world *world, struct relay_agent *host) {
 
 static void turn(struct world *world, struct relay_agent *host) {
     if (host->busy) return;
+    if (host->news_count > 0 && !agent_host_has_lock(world, host->participant, host->life)) return;
     if (host->news_count > 0) {
         store_news(world, host);
     } else if (host->look && host->known) {
