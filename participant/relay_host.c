@@ -629,28 +629,35 @@ static char *array_of(char *const *types, size_t count) {
     return text;
 }
 
+static void news_free(struct news *news) {
+    lockstep__route__free_unpacked(news->route, NULL);
+    free(news);
+}
+
 static void drop_news(struct relayhost *relay) {
     struct news *first = relay->news;
     relay->news = first->next;
-    lockstep__route__free_unpacked(first->route, NULL);
-    free(first);
+    news_free(first);
 }
 
-/* What cannot be stored now does not hold up the others. */
+/* What cannot be stored now does not hold up the others, and never comes behind what its participant has said since. */
 static void news_to_the_end(struct relayhost *relay) {
     struct news *first = relay->news, **at = &relay->news;
     if (first == NULL) return;
     relay->news = first->next;
     first->next = NULL;
-    while (*at != NULL) at = &(*at)->next;
-    *at = first;
+    while (*at != NULL && strcmp((*at)->route->participant, first->route->participant) != 0) at = &(*at)->next;
+    if (*at == NULL)
+        *at = first;
+    else
+        news_free(first);
 }
 
 static void stored_done(void *context, enum pg_query_result result, const struct conn_item *item) {
     struct relayhost *relay = context;
     relay->busy = false;
     complain("who wants what cannot be stored", result, item);
-    if (result != PG_QUERY_OK) { /* at the next look */
+    if (result != PG_QUERY_OK || item->warned) { /* at the next look. Warned: the standby may not have it */
         news_to_the_end(relay);
         return;
     }

@@ -12,7 +12,7 @@ import re
 import pytest
 
 from harness.api import Metrics, UnixConnection
-from harness.base import wait_until
+from harness.base import stays_true, wait_until
 from harness.programs import ROOT, command, free_port
 from harness.system import System, fresh
 
@@ -333,6 +333,26 @@ def test_a_wish_that_cannot_be_stored_now_is_stored_later(flow):
         lock.rollback()
     wait_until(lambda: (kind, "stock") in routes(flow.db["orders"]), 20, "it is stored after all")
     flow.emit("orders", kind, key, {"n": 1})
+    wait_until(lambda: notes(flow, key) == ["1"], 20, lambda: f"it arrives: {flow.path(key)}")
+
+
+def test_a_wish_that_cannot_be_stored_does_not_come_behind_a_newer_one(flow):
+    """S11: while the older one is tried, its participant wants more. Stored last, the older one would take the newer type away again."""
+    older, newer, key = fresh("older").replace("-", "."), fresh("newer").replace("-", "."), fresh("box")
+    announced = "subscriptions announced"
+    with flow.db["orders"].connect(autocommit=False) as lock:
+        lock.execute("select from lockstep.relay for update")
+        subscribe(flow, "stock", older)
+        storing = "select count(*) from pg_stat_activity where query like '%route_store%' and wait_event_type = 'Lock'"
+        wait_until(lambda: flow.db["orders"].value(storing) > 0, 20, "the source tries to store it")
+        before = flow.coordinator.log_text().count(announced)
+        subscribe(flow, "stock", newer)
+        wait_until(lambda: flow.coordinator.log_text().count(announced) > before, 20, "the source is told of the newer one")
+        wait_until(lambda: flow.agents["orders"].log_has("who wants what cannot be stored"), 20, "the older one has failed")
+        lock.rollback()
+    wait_until(lambda: (newer, "stock") in routes(flow.db["orders"]), 20, "the newer one is stored")
+    stays_true(lambda: {(older, "stock"), (newer, "stock")} <= routes(flow.db["orders"]), 3, "the older one was stored behind it")
+    flow.emit("orders", newer, key, {"n": 1})
     wait_until(lambda: notes(flow, key) == ["1"], 20, lambda: f"it arrives: {flow.path(key)}")
 
 

@@ -227,6 +227,21 @@ def test_positions_that_the_standby_may_not_have_are_not_sent(flow):
     wait_until(lambda: notes(flow, key) == ["1"], 30, "it arrives when the standby has its position")
 
 
+def test_a_wish_that_the_standby_may_not_have_is_stored_again(flow):
+    """Taken for stored, it would be gone after a failover, and events of the type with it."""
+    kind, orders = word("wish"), flow.db["orders"]
+    flow.clusters[0].wait_for_nobody()
+    with flow.db["stock"].connect(user="checkout") as session:
+        session.execute("select lockstep.on(%s, 'public.nothing')", (kind,))
+    for _ in range(2):
+        pids = wait_until(lambda: waiting(orders, "%route_store%"), 20, "it waits for the standby, again after it was cancelled")
+        orders.execute("select pg_cancel_backend(%s)", pids[0])
+        wait_until(lambda pids=pids: not set(pids) & set(waiting(orders, "%route_store%")), 20, "it waits no more")
+    flow.clusters[0].set(synchronous_standby_names="''")
+    wait_until(lambda: (kind, "stock") in routes(orders), 20, "it is stored")
+    unsubscribe(flow, kind, "public.nothing")
+
+
 # ---------------------------------------------------------------- what it costs others
 
 
