@@ -443,7 +443,7 @@ const char pg_schema_events[] =
     "    returning i.state into answer;\n"
     "  if answer is not null then\n"
     "    insert into lockstep.parked as p (source, key, handler, retry_at) values (inbox_park.source, inbox_park.key, inbox_park.handler,\n"
-    "        case answer when 'waiting' then clock_timestamp() + wait_ms * interval '1 ms' end)\n"
+    "        clock_timestamp() + case answer when 'waiting' then wait_ms else 0 end * interval '1 ms') -- dead: what waits before it is looked for\n"
     "      on conflict on constraint parked_pkey do update set retry_at = excluded.retry_at;\n"
     "  end if;\n"
     "  return answer; -- null: it is through, or a human has been there\n"

@@ -360,6 +360,20 @@ def test_a_position_that_was_another_event_before(handling):
     assert due(db) == [] and effects(db, "new") == [1, 2] and effects(db, "old") == [1]
 
 
+def test_what_waits_before_a_dead_letter_is_tried_again(handling):
+    """S14: a key waits behind its dead letter, not before it."""
+    db = handling
+    assert deliver(db, 5, "old", 1) == "done"
+    assert deliver(db, 4, "k", 1, fails=True) == "waiting"
+    with session(db) as worker:  # its position was another event before: dead at once
+        assert worker.execute(PARK, (SECRET, "far", 5, "public.handle", "k", 2, '{"n": 1}', 10)).fetchone()[0] == "dead"
+    assert due(db) == [4] and deliver(db, 4, "k", 1) == "done"
+    assert due(db) == [] and effects(db, "k") == [1]
+    assert db.value("select lockstep.inbox_act('far', -5, 'public.handle', 'retry', 'admin/root')") is True
+    assert due(db) == [-5] and deliver(db, -5, "k", 2) == "done"
+    assert effects(db, "k") == [1, 2] and due(db) == [] and db.value("select count(*) from lockstep.parked") == 0
+
+
 def test_a_relay_that_knows_more_than_the_database_is_refused(db):
     """Before it gives positions out twice, and before an acknowledgement hides what gets them."""
     relay = Relay(db)
