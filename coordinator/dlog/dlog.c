@@ -940,7 +940,8 @@ void dlog_get_stats(const struct dlog *log, struct dlog_stats *ret_stats) {
                            .horizon_sequence = log->horizon.sequence,
                            .settled_epoch = log->settled.epoch,
                            .settled_sequence = log->settled.sequence};
-    s.oldest_position = s.horizon_position = log->segment_count > 0 ? log->segments[0].start : 0;
+    s.oldest_position = log->segment_count > 0 ? log->segments[0].start : 0;
+    s.horizon_position = s.oldest_position > log->dropped_below ? s.oldest_position : log->dropped_below;
     for (size_t i = 0; i < log->segment_count; i++) {
         s.bytes += log->segments[i].file_bytes;
     }

@@ -155,7 +155,8 @@ enum ls_status dlog_each_open(struct dlog *log, dlog_visit visit, void *context,
 enum ls_status dlog_each_commit(struct dlog *log, dlog_visit visit, void *context, struct ls_error *err) LS_MUST_CHECK;
 
 struct dlog_stats {
-    uint64_t oldest_position, durable_position, append_position, horizon_position;
+    uint64_t oldest_position, durable_position, append_position;
+    uint64_t horizon_position; /* what stood in front of it is not found any more; its files go a little later */
     uint64_t segments, spares, bytes, open_decisions, records;
     uint64_t writes, syncs, batches; /* counted, of this life: the forced writes of the figures */
     uint64_t idle_syncs;             /* of these, of batches with nothing but ends and marks: nobody waited for them */

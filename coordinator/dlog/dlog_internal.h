@@ -89,6 +89,7 @@ struct dlog {
     uint64_t first_segment; /* as the newest mark says: lower ones are not needed. Headers repeat it, so it changes
                                after the mark */
     struct dlog_key horizon, settled;
+    uint64_t dropped_below; /* what stood in front of it is not in the index any more; the files go a little later */
     uint64_t horizon_running_ms;
     uint64_t running_ms;        /* of all lives, as last told */
     uint64_t marked_running_ms; /* as last recorded */

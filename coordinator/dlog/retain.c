@@ -188,6 +188,7 @@ static enum ls_status carry(struct dlog *log, struct ls_error *err) {
     }
     /* From here on the answer about what goes is "beyond the horizon", a little before it is gone. */
     kept_drop_below(&log->kept, r->below, &log->horizon);
+    log->dropped_below = r->below;
     log->horizon_running_ms = r->horizon_running_ms;
     /* Crash: copies of what is still open may be in the log, the originals are. */
     (void)failpoint_hit(FP_dlog_horizon_before_mark);

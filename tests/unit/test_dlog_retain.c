@@ -100,6 +100,32 @@ static void check_window(struct fixture *f, uint32_t epoch, uint64_t last, int o
     }
 }
 
+/* Whoever keeps something as long as the log does (keys) hears at once that it does not any more. */
+static void test_horizon_goes_with_the_index(void **state) {
+    enum { COUNT = 3000 };
+    struct fixture *f = *state;
+    static uint64_t positions[COUNT + 1];
+    uint8_t payload[TEST_PAYLOAD];
+    uint64_t gone = 0, position, end;
+    f->options.bytes_max = 5 * f->options.segment_bytes;
+    start(f);
+    for (uint64_t s = 1; s <= COUNT; s++) {
+        size_t length = test_commit(f->epoch, s, 2, payload);
+        assert_ok(dlog_append_commit(f->log, f->epoch, s, payload, length, &positions[s], &end));
+        assert_ok(dlog_append_end(f->log, f->epoch, s, &end));
+        if (s % 10 == 0) {
+            assert_ok(dlog_write(f->log, &err));
+            assert_ok(dlog_maintain(f->log, s * 100, &err));
+            while (gone < s && dlog_find(f->log, f->epoch, gone + 1, &position) != DLOG_FOUND) {
+                gone++;
+            }
+            assert_true(stats_of(f).horizon_position >= positions[gone]);
+            assert_true(stats_of(f).horizon_position <= positions[gone + 1] || gone == s);
+        }
+    }
+    assert_true(gone > COUNT / 2);
+}
+
 static void test_by_bytes(void **state) {
     struct fixture *f = *state;
     f->options.bytes_max = 5 * f->options.segment_bytes;
@@ -474,6 +500,7 @@ static void test_saga_fold_refuses_nonsense(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_horizon_goes_with_the_index, setup, teardown),
         cmocka_unit_test_setup_teardown(test_by_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_by_time, setup, teardown),
         cmocka_unit_test_setup_teardown(test_idle, setup, teardown),
