@@ -509,6 +509,7 @@ static void maintain(struct host *host, uint64_t now_us) {
         host->horizon_seen = stats.horizon_position;
         struct engine_event event = {.kind = EV_HORIZON};
         event.horizon.log_position = stats.horizon_position;
+        event.horizon.sagas = saga_host_machine(host->sagas);
         host_step(host, &event);
     }
 }

@@ -368,35 +368,50 @@ static bool all_know_sagas(struct request *request) {
     return true;
 }
 
+static bool fits_the_log(struct request *request, size_t length) {
+    struct api *api = request->api;
+    size_t most = (size_t)api->host->conf.saga_body_max;
+    bool fits = saga_log_record_max(length, request->run->document->step_count) <= dlog_payload_max(api->host->log);
+    if (length <= most && fits) {
+        return true;
+    }
+    answer_error(api, "too_large", NULL, true,
+                 length > most
+                     ? "the document of a saga is larger than %zu bytes (limits.saga_body)"
+                     : "the saga does not fit into the records of this log (log.segment_size; limits.saga_body "
+                       "is %zu)",
+                 most);
+    server_reply(request->conn, request->http, 413, JSON, NULL);
+    request_free(request);
+    return false;
+}
+
+static void take_key(const struct request *request, const char *body, size_t length, struct engine_saga *saga) {
+    struct run *run = request->run;
+    struct hash *hash = hash_begin();
+    hash_add(hash, body, length);
+    hash_end(hash, run->document_digest);
+    hash_pair(request->conn->identity, run->key, run->key_digest);
+    saga->has_key = true;
+    memcpy(saga->key_digest, run->key_digest, sizeof saga->key_digest);
+    memcpy(saga->document_digest, run->document_digest, sizeof saga->document_digest);
+}
+
 void saga_submit(struct request *request, const char *body, size_t length) {
     struct api *api = request->api;
     struct run *run = request->run;
-    size_t most = (size_t)api->host->conf.saga_body_max;
-    bool fits = saga_log_record_max(length, run->document->step_count) <= dlog_payload_max(api->host->log);
-    if (length > most || !fits) {
-        answer_error(api, "too_large", NULL, true,
-                     length > most
-                         ? "the document of a saga is larger than %zu bytes (limits.saga_body)"
-                         : "the saga does not fit into the records of this log (log.segment_size; limits.saga_body "
-                           "is %zu)",
-                     most);
-        server_reply(request->conn, request->http, 413, JSON, NULL);
-        request_free(request);
-        return;
-    }
-    if (!all_know_sagas(request)) {
-        return;
-    }
-    struct engine_saga saga = {.has_key = run->key != NULL};
+    struct engine_saga saga = {.has_key = false};
+    enum engine_saga_answer answer;
     if (run->key != NULL) {
-        struct hash *hash = hash_begin();
-        hash_add(hash, body, length);
-        hash_end(hash, run->document_digest);
-        hash_pair(request->conn->identity, run->key, run->key_digest);
-        memcpy(saga.key_digest, run->key_digest, sizeof saga.key_digest);
-        memcpy(saga.document_digest, run->document_digest, sizeof saga.document_digest);
+        take_key(request, body, length, &saga);
     }
-    enum engine_saga_answer answer = saga_host_begin(api->host->sagas, run, body, length, &saga);
+    /* First: of what has begun nobody says that nothing was begun. */
+    if (!engine_saga_key_answers(api->host->engine, &saga, &answer)) {
+        if (!fits_the_log(request, length) || !all_know_sagas(request)) {
+            return;
+        }
+        answer = saga_host_begin(api->host->sagas, run, body, length, &saga);
+    }
     if (answer == ENGINE_SAGA_REFUSED) {
         int code = 429;
         request->why = saga.why;

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "coordinator/core/engine_internal.h"
+#include "coordinator/core/saga.h"
 
 /* Sizes of the log's records; the generated code computes the true size, these are upper bounds (see engine_log_need).
  */
@@ -851,9 +852,23 @@ static void on_settle(struct engine *e, const struct engine_event *event) {
 
 /* ---------------------------------------------------------------- dispatch */
 
+struct unfinished {
+    const struct engine *engine;
+    const struct sagas *sagas;
+};
+
 static bool is_unfinished(const void *context, uint32_t epoch, uint64_t sequence) {
-    const struct engine *e = context;
-    return txn_table_find(&e->txns, epoch, sequence) != NULL;
+    const struct unfinished *u = context;
+    return txn_table_find(&u->engine->txns, epoch, sequence) != NULL ||
+           (u->sagas != NULL && saga_find(u->sagas, epoch, sequence) != NULL);
+}
+
+static void on_horizon(struct engine *e, const struct engine_event *event) {
+    struct unfinished unfinished = {.engine = e, .sagas = event->horizon.sagas};
+    if (event->horizon.log_position > e->log_position_last) {
+        e->log_position_last = event->horizon.log_position; /* nothing that is kept lies before it */
+    }
+    key_table_expire(&e->keys, event->horizon.log_position, e->log_position_last, is_unfinished, &unfinished);
 }
 
 static void on_cancel(struct engine *e, const struct engine_event *event) {
@@ -926,10 +941,7 @@ void engine_step(struct engine *e, const struct engine_event *event, struct engi
         decide_on_durable(e, event->log_durable.ticket);
         break;
     case EV_HORIZON:
-        if (event->horizon.log_position > e->log_position_last) {
-            e->log_position_last = event->horizon.log_position; /* nothing that is kept lies before it */
-        }
-        key_table_expire(&e->keys, event->horizon.log_position, e->log_position_last, is_unfinished, e);
+        on_horizon(e, event);
         break;
     case EV_DRAIN:
         e->draining = true;

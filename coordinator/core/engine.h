@@ -29,6 +29,8 @@
 
 #define ENGINE_NEVER UINT64_MAX
 
+struct sagas; /* saga.h */
+
 struct engine_config {
     char coordinator[LS_COORDINATOR_MAX + 1];
     char incarnation[LS_INCARNATION_LEN + 1];
@@ -204,6 +206,7 @@ struct engine_event {
         } log_durable;
         struct {
             uint64_t log_position;
+            const struct sagas *sagas; /* that are open: their keys stay. NULL: none */
         } horizon;
     };
 };
@@ -348,6 +351,9 @@ struct engine_saga {
     enum refuse_why why; /* REFUSED */
     uint32_t participant;
 };
+/* True when its key answers by itself: it has been begun, or another document has. Comes before whatever else would
+ * refuse it. */
+bool engine_saga_key_answers(struct engine *engine, struct engine_saga *saga, enum engine_saga_answer *ret_answer);
 enum engine_saga_answer engine_saga_begin(struct engine *engine, struct engine_saga *saga);
 /* The begin record at `log_position` is durable: the key is kept as long as the log keeps it. */
 void engine_saga_key_durable(struct engine *engine, const uint8_t key_digest[16], uint64_t log_position);

@@ -34,15 +34,25 @@ void engine_saga_release(struct engine *e, uint64_t bytes) {
     e->saga_reserved -= bytes;
 }
 
-enum engine_saga_answer engine_saga_begin(struct engine *e, struct engine_saga *saga) {
+bool engine_saga_key_answers(struct engine *e, struct engine_saga *saga, enum engine_saga_answer *ret_answer) {
     const struct key_entry *entry = saga->has_key ? key_table_find(&e->keys, saga->key_digest) : NULL;
-    if (entry != NULL) {
-        if (memcmp(entry->document_digest, saga->document_digest, sizeof entry->document_digest) != 0) {
-            return refuse(e, saga, REFUSE_KEY_MISMATCH, 0);
-        }
-        saga->epoch = entry->epoch;
-        saga->sequence = entry->sequence;
-        return ENGINE_SAGA_JOINED;
+    if (entry == NULL) {
+        return false;
+    }
+    if (memcmp(entry->document_digest, saga->document_digest, sizeof entry->document_digest) != 0) {
+        *ret_answer = refuse(e, saga, REFUSE_KEY_MISMATCH, 0);
+        return true;
+    }
+    saga->epoch = entry->epoch;
+    saga->sequence = entry->sequence;
+    *ret_answer = ENGINE_SAGA_JOINED;
+    return true;
+}
+
+enum engine_saga_answer engine_saga_begin(struct engine *e, struct engine_saga *saga) {
+    enum engine_saga_answer answer;
+    if (engine_saga_key_answers(e, saga, &answer)) {
+        return answer;
     }
     if (e->draining) {
         return refuse(e, saga, REFUSE_DRAINING, 0);

@@ -380,13 +380,42 @@ def test_too_large(calm):
 def test_too_many():
     made = System({"orders": 0}, coordinator={"limits": {"sagas": 1}})
     try:
-        waiting = saga(made, [step("orders", "select 1/0", attempts=1)], wait=None)
+        steps, key = [step("orders", "select 1/0", attempts=1)], fresh("idem")
+        waiting = saga(made, steps, wait=None, key=key)
         assert ended(made, waiting.saga).state == "stuck"  # a dead letter is open, too
+        again = saga(made, steps, wait=None, key=key)  # it has begun, whoever asks for how much room there is
+        assert again.status == 202 and again.saga == waiting.saga and again.body["replayed"] is True, again
         answer = saga(made, [step("orders", "select 1")])
         assert answer.status == 429 and "limits.sagas" in answer.message and answer.body["begun"] is False, answer
         act(made, waiting.saga, "skip")
         assert ended(made, waiting.saga).state == "completed"
         assert saga(made, [step("orders", "select 1")]).state == "completed"
+    finally:
+        made.close()
+
+
+def test_the_key_of_an_open_saga_outlives_the_window():
+    """The log's window passes over its begin, whose record is carried along: so is its key. A repeat must not begin a second one beside it."""
+    made = System({"orders": 0}, coordinator={"log": {"segment_size": "1MiB", "retention": "1s"}})
+    try:
+        key, passed = fresh("idem"), fresh("idem")
+        steps, probe = [step("orders", "select 1/0", attempts=1)], [step("orders", "select 1")]
+        waiting = saga(made, steps, wait=None, key=key)
+        assert ended(made, waiting.saga).state == "stuck"
+        first = saga(made, probe, key=passed)
+        assert first.state == "completed", first
+
+        def the_window_has_passed():
+            assert saga(made, [step("orders", "select $1", "x" * 20000)]).state == "completed"
+            return saga(made, probe, key=passed).body.get("saga", first.saga) != first.saga
+        wait_until(the_window_has_passed, 30, "the log forgets the key of a saga that has ended")
+        for _ in range(2):
+            again = saga(made, steps, wait=None, key=key)
+            assert again.status == 202 and again.saga == waiting.saga and again.body["replayed"] is True, again
+            made.coordinator.restart()
+            made.wait_ready()
+        act(made, waiting.saga, "skip")
+        assert ended(made, waiting.saga).state == "completed"
     finally:
         made.close()
 

@@ -1823,6 +1823,7 @@ static void maintain(struct world *world) {
         c->horizon_seen = stats.horizon_position;
         struct engine_event event = {.kind = EV_HORIZON};
         event.horizon.log_position = stats.horizon_position;
+        event.horizon.sagas = sagas_host_machine(c->sagas);
         step(world, &event);
     }
 }

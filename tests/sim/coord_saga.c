@@ -663,6 +663,10 @@ void sagas_host_operate(struct world *world, struct sim_sagas *h, bool any) {
     }
 }
 
+const struct sagas *sagas_host_machine(const struct sim_sagas *h) {
+    return h->machine;
+}
+
 const struct saga *sagas_host_find(const struct sim_sagas *h, uint32_t epoch, uint64_t sequence) {
     return saga_find(h->machine, epoch, sequence);
 }

@@ -40,6 +40,7 @@ enum engine_saga_answer sagas_host_begin(struct world *world, struct sim_sagas *
 void sagas_host_cancel(struct world *world, struct sim_sagas *h, uint32_t epoch, uint64_t sequence);
 /* An operator looks at the dead letters. `any`: does whatever is allowed; otherwise they are tried again. */
 void sagas_host_operate(struct world *world, struct sim_sagas *h, bool any);
+const struct sagas *sagas_host_machine(const struct sim_sagas *h);
 const struct saga *sagas_host_find(const struct sim_sagas *h, uint32_t epoch, uint64_t sequence);
 size_t sagas_host_count(const struct sim_sagas *h);
 

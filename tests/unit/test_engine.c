@@ -14,6 +14,7 @@
 #include <cmocka.h>
 
 #include "coordinator/core/engine.h"
+#include "coordinator/core/saga.h"
 
 #define SECOND UINT64_C(1000000)
 
@@ -811,6 +812,36 @@ static void the_key_of_a_saga(void **state) {
     world_free(w);
 }
 
+/* The log carries the begin of an open saga beyond the window; its key must not begin another one beside it. */
+static void the_key_of_an_open_saga_stays(void **state) {
+    (void)state;
+    struct world *w = world_new(2, 10);
+    struct saga_step_spec one = {.participant = 1, .kind = SAGA_RETRIABLE};
+    struct saga_spec spec = {.steps = &one, .step_count = 1, .deadline_us = SECOND};
+    struct sagas *open = sagas_new(3, 1);
+    struct saga_effects effects = {0};
+    struct engine_saga saga;
+    const uint8_t key[16] = "k";
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_BEGUN);
+    struct saga_event begin = {.kind = SAGA_EV_BEGIN, .saga = saga_new(open, saga.epoch, saga.sequence, &spec)};
+    saga_step(open, &begin, &effects);
+    engine_saga_key_durable(w->engine, key, 1000);
+    struct engine_event event = {.kind = EV_HORIZON};
+    event.horizon.log_position = 2000;
+    event.horizon.sagas = open;
+    (void)step(w, &event);
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_JOINED);
+    struct sagas *none = sagas_new(3, 1); /* it has ended */
+    event.horizon.log_position = 3000;
+    event.horizon.sagas = none;
+    (void)step(w, &event);
+    assert_int_equal(saga_begin(w, "k", "d", 100, &saga), ENGINE_SAGA_BEGUN);
+    saga_effects_free(&effects);
+    sagas_free(open);
+    sagas_free(none);
+    world_free(w);
+}
+
 /* What is kept for sagas is not there for transactions, and comes back. */
 static void room_for_sagas(void **state) {
     (void)state;
@@ -946,6 +977,7 @@ int main(void) {
         cmocka_unit_test(log_space_is_reserved_before_work),
         cmocka_unit_test(a_saga_is_named_like_a_transaction),
         cmocka_unit_test(the_key_of_a_saga),
+        cmocka_unit_test(the_key_of_an_open_saga_stays),
         cmocka_unit_test(room_for_sagas),
         cmocka_unit_test(a_saga_begins_with_all_participants_and_not_at_the_end),
         cmocka_unit_test(draining_refuses_and_finishes),
