@@ -671,7 +671,7 @@ static void store_news(struct relayhost *relay) {
     char *types = array_of(route->types, route->n_types);
     const char *values[] = {route->participant, route->address, types};
     relay->busy = true;
-    ask_db(relay, SQL_ROUTE_STORE, 3, values, true, stored_done, relay);
+    pg_query_locked(relay->host->pg, SQL_ROUTE_STORE, 3, values, stored_done, relay);
     free(types);
 }
 

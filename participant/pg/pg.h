@@ -93,6 +93,9 @@ typedef void pg_query_fn(void *context, enum pg_query_result result, const struc
 #define PG_QUERY_VALUES_MAX 16
 /* One statement on a session of the agent's own role; `sql` is a constant. `exclusive`: it may wait for a lock. */
 void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done, void *context);
+/* The same, exclusive, and LOST if the agent has lost its lock before the statement's turn comes: another agent may serve, and know better. What is on
+ * its way by then ends with its backend. */
+void pg_query_locked(struct pg *pg, const char *sql, int count, const char *const *values, pg_query_fn *done, void *context);
 
 /* One statement on a session of its own that is opened for it and bounded by a statement_timeout of PG_LOOK_MS; one at a time, what does not
  * fit into its queue of PG_LOOKS_MAX is LOST. */

@@ -10,6 +10,7 @@
 struct query {
     struct task task;
     struct lane *lane;
+    bool locked;
     pg_query_fn *done;
     void *context;
     struct event *late; /* when no connection could be had */
@@ -35,14 +36,6 @@ static void query_done(void *context, struct conn *conn, struct conn_batch *batc
     if (!lost) lane_batch_done(lane);
 }
 
-static void query_send(struct task *task, struct lane *lane) {
-    struct query *query = (struct query *)task;
-    query->lane = lane;
-    struct conn_batch *batch = conn_begin(lane->conn, 1, query_done, query);
-    conn_add(lane->conn, batch, query->sql, query->count, (const char *const *)query->values);
-    conn_end(lane->conn, batch);
-}
-
 static void on_late(evutil_socket_t fd, short what, void *arg) {
     (void)fd;
     (void)what;
@@ -59,17 +52,43 @@ static void query_failed(struct task *task, const char *reason) {
     event_active(query->late, EV_TIMEOUT, 0);
 }
 
-void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done,
-              void *context) {
+static void query_send(struct task *task, struct lane *lane) {
+    struct query *query = (struct query *)task;
+    if (query->locked && task->pg->control_state != CONTROL_LOCKED) { /* lost while it waited for its turn */
+        lane->exclusive = false;
+        query_failed(task, "without the lock");
+        return;
+    }
+    query->lane = lane;
+    struct conn_batch *batch = conn_begin(lane->conn, 1, query_done, query);
+    conn_add(lane->conn, batch, query->sql, query->count, (const char *const *)query->values);
+    conn_end(lane->conn, batch);
+}
+
+static struct query *query_new(const char *sql, int count, const char *const *values, pg_query_fn *done,
+                               void *context) {
     struct query *query = memory_new(sizeof(*query));
     query->task.send = query_send;
     query->task.fail = query_failed;
-    query->task.exclusive = exclusive;
     query->done = done;
     query->context = context;
     query->sql = sql;
     query->count = count;
     for (int i = 0; i < count; i++)
         if (values[i] != NULL && (query->values[i] = strdup(values[i])) == NULL) abort();
+    return query;
+}
+
+void pg_query(struct pg *pg, const char *sql, int count, const char *const *values, bool exclusive, pg_query_fn *done,
+              void *context) {
+    struct query *query = query_new(sql, count, values, done, context);
+    query->task.exclusive = exclusive;
+    lane_submit(pg, &query->task);
+}
+
+void pg_query_locked(struct pg *pg, const char *sql, int count, const char *const *values, pg_query_fn *done,
+                     void *context) {
+    struct query *query = query_new(sql, count, values, done, context);
+    query->task.exclusive = query->locked = true;
     lane_submit(pg, &query->task);
 }

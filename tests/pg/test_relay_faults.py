@@ -316,6 +316,42 @@ def test_without_its_lock_an_agent_does_not_say_who_wants_what(flow):
     wait_until(lambda: (kind, "stock") not in routes(orders), 30, "with its lock it stores what it was told")
 
 
+def test_a_wish_that_waits_for_a_session_is_not_stored_without_the_lock(flow):
+    """It was given to the finishers while the agent had its lock; another agent of its participant serves when its turn comes."""
+    kind, agent, orders = word("queued"), flow.agents["orders"], flow.db["orders"]
+    pool = agent.config.get("pool", {})
+    agent.config["pool"] = {**pool, "finishers": 2}  # one for what may wait
+    agent.restart()
+    wait_until(agent.is_ready, 20, "it serves")
+    flow.wait_end(flow.place(), "confirmed", 40)  # nothing else is to be stored
+    other = orders.connect()
+    try:
+        flow.clusters[0].wait_for_nobody()
+        with orders.connect(user="checkout") as session:
+            session.execute("set synchronous_commit = local")
+            session.execute("select lockstep.emit('parcel.wanted', %s, '{\"n\": 1}')", (fresh("box"),))
+        wait_until(lambda: waiting(orders, "%relay_claim%"), 20, "that one waits for the standby")
+        before = flow.coordinator.log_text().count("subscriptions announced")
+        with flow.db["stock"].connect(user="checkout") as session:
+            session.execute("select lockstep.on(%s, 'public.nothing')", (kind,))
+        wait_until(lambda: flow.coordinator.log_text().count("subscriptions announced") > before, 20, "the agent is told")
+        pid, key = orders.query(HOLDER)[0]
+        taken = background.submit(other.execute, "select pg_advisory_lock(%s)", (key,))
+        wait_until(lambda: orders.value("select count(*) from pg_locks where locktype = 'advisory' and not granted") > 0, 20, "somebody waits for the lock")
+        orders.value("select pg_terminate_backend(%s, 10000)", pid)
+        taken.result()
+        wait_until(lambda: agent.log_has("control session lost"), 20, "the agent knows")
+        flow.clusters[0].set(synchronous_standby_names="''")
+        wait_until(lambda: not waiting(orders, "%relay_claim%"), 20, "the session is free")
+        stays_true(lambda: (kind, "stock") not in routes(orders), 3, "what another agent may have stored was written over")
+    finally:
+        other.close()
+    wait_until(lambda: (kind, "stock") in routes(orders), 30, "with its lock it stores what it was told")
+    unsubscribe(flow, kind, "public.nothing")
+    agent.config["pool"] = pool
+    agent.restart()
+
+
 def test_a_payload_is_cut_between_characters(flow):
     """In the column of `lockstep events`."""
     kind = word("cut")
