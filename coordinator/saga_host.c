@@ -896,8 +896,8 @@ static uint64_t monotonic_us(uint64_t now_us, uint64_t then_unix_ms, uint64_t un
     return now_us > age_us ? now_us - age_us : 0;
 }
 
-static uint64_t deadline_left_us(const struct document *document, uint64_t begun_unix_ms, uint64_t unix_ms) {
-    uint64_t end_ms = begun_unix_ms + document->deadline_ms, left_ms = end_ms > unix_ms ? end_ms - unix_ms : 0;
+static uint64_t deadline_left_us(const struct document *document, uint64_t from_unix_ms, uint64_t unix_ms) {
+    uint64_t end_ms = from_unix_ms + document->deadline_ms, left_ms = end_ms > unix_ms ? end_ms - unix_ms : 0;
     return (left_ms < document->deadline_ms ? left_ms : document->deadline_ms) * 1000; /* a clock set back: no longer */
 }
 
@@ -937,7 +937,8 @@ static enum ls_status recover_one(struct saga_host *h, const struct saga_found *
     struct saga_event event = {.now_us = daemon_now_us(), .unix_ms = claim_unix_ms()};
     r->begun_us = monotonic_us(event.now_us, begin->begun_unix_ms, event.unix_ms);
     saga_log_restore(s, found->phase, &event);
-    event.recover.deadline_left_us = deadline_left_us(document, begin->begun_unix_ms, event.unix_ms);
+    uint64_t from_unix_ms = s->deadline_from_unix_ms != 0 ? s->deadline_from_unix_ms : begin->begun_unix_ms;
+    event.recover.deadline_left_us = deadline_left_us(document, from_unix_ms, event.unix_ms);
     saga_step(h->machine, &event, &h->effects);
     assert(h->effects.count == 0);
     return LS_OK;

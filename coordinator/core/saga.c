@@ -1132,6 +1132,7 @@ static void on_operate(struct sagas *m, const struct saga_event *event) {
         break;
     }
     s->deadline_us = m->now_us + s->deadline_span_us;
+    s->deadline_from_unix_ms = m->unix_ms;
     s->alerted = false;
     try_afresh(s, m->now_us);
     log_move(m, s, to);

@@ -118,8 +118,9 @@ struct saga {
     char sqlstate[LS_SQLSTATE_LEN + 1];
     char reason[SAGA_REASON_MAX + 1]; /* why it turned or got stuck */
     uint64_t begun_unix_ms, deadline_us, deadline_span_us;
-    void *host;                   /* the host's; untouched */
-    struct saga_failure *history; /* ring of SAGA_HISTORY_MAX, NULL before the first failure */
+    uint64_t deadline_from_unix_ms; /* an operator has given it its time anew; 0: nobody has */
+    void *host;                     /* the host's; untouched */
+    struct saga_failure *history;   /* ring of SAGA_HISTORY_MAX, NULL before the first failure */
     uint32_t failures;
     uint32_t step_count;
     struct saga_step *steps;

@@ -73,6 +73,8 @@ size_t saga_log_phase(const struct saga *s, uint64_t unix_ms, uint8_t *out) {
     record.from = (uint32_t)s->from;
     record.has_turning = record.turning = s->turning;
     record.has_pivot_sent = record.pivot_sent = s->pivot_sent || (s->state == SAGA_RUNNING && s->to == SAGA_RUNNING);
+    record.has_deadline_from_unix_ms = s->deadline_from_unix_ms != 0;
+    record.deadline_from_unix_ms = s->deadline_from_unix_ms;
     record.has_cause_step = s->cause_step != UINT32_MAX;
     record.cause_step = s->cause_step;
     record.has_cause_class = s->reason[0] != '\0';
@@ -362,6 +364,7 @@ void saga_log_restore(struct saga *s, const Lockstep__LogSagaPhase *phase, struc
     event->recover.from = phase->has_from ? (enum saga_state)phase->from : SAGA_RUNNING;
     event->recover.turning = phase->has_turning && phase->turning;
     event->recover.pivot_sent = phase->has_pivot_sent && phase->pivot_sent;
+    s->deadline_from_unix_ms = phase->has_deadline_from_unix_ms ? phase->deadline_from_unix_ms : 0;
     s->cause_step = phase->has_cause_step && phase->cause_step < s->step_count ? phase->cause_step : UINT32_MAX;
     s->cause_class = phase->has_cause_class && phase->cause_class < SAGA_ERROR_COUNT
                          ? (enum saga_error)phase->cause_class

@@ -204,3 +204,21 @@ def test_a_saga_goes_on(system, obstacle, jump):
     assert answer.status == 200 and answer.state == "completed", answer
     assert 0 < saga_seconds(system) - before < 120
     assert system.count("balance", key) == 1
+
+
+def test_a_retried_saga_has_its_time_anew(system):
+    """Stuck for longer than its deadline; an operator lets it go on: a start reckons from that word, and does not turn what was to be tried again."""
+    key = fresh()
+    steps = [step("orders", "select 1", undo={"sql": "select 1"}),
+             step("balance", "update item set v = v + 1 where k = $1", key, kind="pivot", attempts=1, expect_rows=1)]
+    system.db["balance"].execute("insert into item(k) values (%s)", key)
+    with system.db["balance"].connect(autocommit=False) as lock:
+        lock.execute("update item set v = v where k = %s", (key,))
+        name = system.app.run(steps, mode="saga", wait=None, deadline="5min", lock_timeout="5s").saga
+        wait_until(lambda: system.app.request("GET", f"/v1/sagas/{name}").state == "stuck", 30, "it is stuck")
+        system.clock.set(HOUR)
+        assert system.admin.request("POST", f"/v1/dlq/{name}/retry", {"reason": "the lock goes"}).status == 202
+        system.coordinator.kill()
+    system.heal()
+    wait_until(lambda: system.app.request("GET", f"/v1/sagas/{name}").state in ("completed", "compensated"), 30, "it ends")
+    assert system.app.request("GET", f"/v1/sagas/{name}").state == "completed"

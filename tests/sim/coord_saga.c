@@ -704,8 +704,8 @@ static void recover_one(struct world *world, struct sim_sagas *h, const struct s
     s->begun_unix_ms = begin->begun_unix_ms;
     struct saga_event event = {.now_us = world->now_us, .unix_ms = coord_wall_clock_ms(world)};
     saga_log_restore(s, found->phase, &event);
-    event.recover.deadline_left_us =
-        deadline_left_us(world->options.saga_deadline_ms, begin->begun_unix_ms, event.unix_ms);
+    uint64_t from_unix_ms = s->deadline_from_unix_ms != 0 ? s->deadline_from_unix_ms : begin->begun_unix_ms;
+    event.recover.deadline_left_us = deadline_left_us(world->options.saga_deadline_ms, from_unix_ms, event.unix_ms);
     saga_step(h->machine, &event, &h->effects);
     assert(h->effects.count == 0);
     sim_coverage.recovered++;
