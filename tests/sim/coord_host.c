@@ -102,6 +102,7 @@ struct sim_coord {
     size_t ticket_first, ticket_count;
     bool kick, writing;
     uint64_t armed_us, started_us, rounds, horizon_seen, append_seen;
+    uint64_t horizon_most; /* of all lives */
     uint64_t ping_token;
     struct coord_link links[LINKS_MAX];
     Lockstep__Route *routes[SIM_PARTICIPANTS_MAX]; /* what each participant has last said it wants, in this life */
@@ -486,10 +487,14 @@ static Lockstep__LogCommit *read_commit(struct world *world, uint64_t position, 
     return commit;
 }
 
+static void note_horizon(struct sim_coord *c) {
+    struct dlog_stats stats;
+    dlog_get_stats(c->log, &stats);
+    if (c->horizon_most < stats.horizon_position) c->horizon_most = stats.horizon_position;
+}
+
 uint64_t coord_horizon(const struct world *world) {
-    struct dlog_stats stats = {0};
-    if (world->coords[0]->up) dlog_get_stats(world->coords[0]->log, &stats);
-    return stats.horizon_position;
+    return world->coords[0]->horizon_most;
 }
 
 static uint64_t retention_ms(const struct world *world) {
@@ -1162,8 +1167,7 @@ void coord_link_open(struct world *world, uint64_t number, uint32_t participant)
     struct sim_coord *c = world->coord;
     for (size_t i = 0; i < LINKS_MAX; i++) {
         if (c->links[i].state == LINK_FREE) {
-            c->links[i] = (struct coord_link){
-                .state = LINK_OPEN, .number = number, .participant = participant};
+            c->links[i] = (struct coord_link){.state = LINK_OPEN, .number = number, .participant = participant};
             return;
         }
     }
@@ -1821,6 +1825,7 @@ static void maintain(struct world *world) {
     dlog_get_stats(c->log, &stats);
     if (stats.horizon_position > c->horizon_seen) {
         c->horizon_seen = stats.horizon_position;
+        note_horizon(c);
         struct engine_event event = {.kind = EV_HORIZON};
         event.horizon.log_position = stats.horizon_position;
         event.horizon.sagas = sagas_host_machine(c->sagas);
@@ -1899,6 +1904,7 @@ static enum ls_status open_log(struct world *world, struct replay *replay, struc
         world_wrong(world, "the log is called corrupt: %s", err->text);
     }
     if (status == LS_OK) {
+        note_horizon(c);
         status = claim_log(c->log, SIM_COORDINATOR, wall_clock_ms(world), &c->epoch, err);
     }
     return status;
@@ -2218,6 +2224,7 @@ static void lose_log(struct world *world, uint64_t a, uint64_t b) {
     disk_on_durable(world, check_medium);
     world->incarnation = 1;
     c->epoch = 0;
+    c->horizon_most = 0;
     world_trace(world, "world", "lost", "the coordinator's log");
     check_log_lost(world);
 }
