@@ -19,9 +19,10 @@ from harness.system import System  # noqa: E402
 FOUR = {"orders": 0, "products": 1, "balance": 2, "coupons": 2}
 TWO = {"orders": 0, "balance": 1}
 # scripts/test must end within 15 minutes: these run with PG_MORE only, which `make pg` and .ci/run set
-MORE = ["test_alert.py", "test_clock_jumps.py", "test_compare.py", "test_descriptors.py", "test_faults.py", "test_horizon.py", "test_joining.py", "test_log_failures.py",
-        "test_model.py", "test_pauses.py", "test_relay_faults.py", "test_soak.py", "test_transfer.py"]
-MORE_TESTS = ("test_http.py::test_junk_requests[tls-3]", "test_limits.py::test_participants", "test_lost_messages.py::test_greeting_is_swallowed",
+MORE = ["test_alert.py", "test_clock_jumps.py", "test_compare.py", "test_demo.py", "test_descriptors.py", "test_faults.py", "test_horizon.py", "test_joining.py",
+        "test_limits.py", "test_log_failures.py", "test_model.py", "test_openapi.py", "test_pauses.py", "test_relay_faults.py", "test_restored_coordinator.py", "test_soak.py",
+        "test_transfer.py"]
+MORE_TESTS = ("test_http.py::test_junk_requests[tls-3]", "test_lost_messages.py::test_greeting_is_swallowed",
               "test_saga_call.py::test_thousands_of_calls")
 collect_ignore = [] if "PG_MORE" in os.environ else MORE
 
