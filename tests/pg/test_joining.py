@@ -56,14 +56,20 @@ def again(coordinator, *agents):
         agent.wait_ready()
 
 
+def dies_while_its_name_is_written(coordinator, agent, name):
+    """What lets the disk go on."""
+    control = start_slow(coordinator)
+    stand_still(control, STILL_MS)
+    agent.spawn()
+    appended(coordinator, name)
+    agent.kill()
+    return control
+
+
 @pytest.mark.parametrize("first_is_back", [False, True])
 def test_another_joins_in_its_stead(system, first_is_back):
     coordinator, first, second = system.coordinator, system.agents["orders"], system.agents["balance"]
-    control = start_slow(coordinator)
-    stand_still(control, STILL_MS)
-    first.spawn()
-    appended(coordinator, "orders")
-    first.kill()
+    control = dies_while_its_name_is_written(coordinator, first, "orders")
     second.spawn()
     appended(coordinator, "balance")
     stand_still(control, 0)
@@ -79,11 +85,7 @@ def test_another_joins_in_its_stead(system, first_is_back):
 
 def test_it_comes_again_while_its_name_is_being_written(system):
     coordinator, first, second = system.coordinator, system.agents["orders"], system.agents["balance"]
-    control = start_slow(coordinator)
-    stand_still(control, STILL_MS)
-    first.spawn()
-    appended(coordinator, "orders")
-    first.kill()
+    control = dies_while_its_name_is_written(coordinator, first, "orders")
     first.spawn()
     stand_still(control, 0)  # the write that is under way stands still all the same
     first.wait_ready()
