@@ -21,11 +21,10 @@
 #include "lockstep/limits.h"
 
 #define SOURCES_MAX (2 * LS_PEERS_MAX) /* accepted links, those that have not said who they are included */
-#define GREET_MS 10000u                /* to say it, on either side */
 #define FULL_LOG_MS 60000u             /* between two lines that more wanted to be accepted */
 #define SILENT "it has not said who it is"
 
-static const struct timeval greet_time = {.tv_sec = GREET_MS / 1000};
+static const struct timeval greet_time = {.tv_sec = LS_LINK_ANSWER_MS / 1000};
 
 struct target {
     struct peers *peers;

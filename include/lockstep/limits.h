@@ -47,7 +47,7 @@ _Static_assert(10 + 1 + (LS_GTID_MAX + 2) / 3 * 4 + 1 + (LS_PARTICIPANT_MAX + 2)
 #define LS_FRAME_MAX (1u << 20)      /* bytes of one frame's payload, also the default HTTP body bound */
 #define LS_PING_INTERVAL_MS 1000u
 #define LS_PEER_DEAD_MS 5000u
-#define LS_LINK_ANSWER_MS 10000u /* waited for Hello, Welcome, and the answer to an inquiry: twice LS_PEER_DEAD_MS */
+#define LS_LINK_ANSWER_MS 10000u /* waited for Hello, Welcome, Greet, an inquiry's answer: twice LS_PEER_DEAD_MS */
 
 /* ---- listeners: a connection that cannot be accepted (no descriptor, no memory) waits in the backlog ---- */
 #define LS_ACCEPT_REST_MS 250u  /* the listener tries again after this */

@@ -379,9 +379,7 @@ def zombies(run):
     run.heal()
     run.quiet = run.timeline.now()
     run.wait_orders(SOME)
-    end = time.monotonic() + LONGEST
-    run.wait(lambda: run.would_hold(claim_no_orphan) or time.monotonic() > end, LONGEST + 60, "what dead lives have left is gone")
-    claim_no_orphan(run)
+    lasts(run, 0, claim_no_orphan)
 
 
 def claim_no_orphan(run):

@@ -1131,9 +1131,10 @@ static bool waits_for_fence(struct world *world, struct pg_op *op) {
             return true;
         }
     }
-    struct session *s = session_find(world, op->participant, op->life, op->branch, false);
-    if (op->kind == PG_COMMIT1 && s != NULL) session_lose_client(world, s); /* its agent gives it up */
-    op_fail(world, op); /* the fence failed, and the pipeline with it */
+    struct session *s =
+        op->kind == PG_COMMIT1 ? session_find(world, op->participant, op->life, op->branch, false) : NULL;
+    if (s != NULL) session_lose_client(world, s); /* its agent gives it up */
+    op_fail(world, op);                           /* the fence failed, and the pipeline with it */
     return true;
 }
 
@@ -1288,6 +1289,21 @@ static uint64_t newest_fence(const struct world *world, const struct pg_op *op) 
     return newest;
 }
 
+/* What the agent has asked for so far comes first; a step's COMMIT waits for what came before its run. */
+static void stand_behind_fence(struct world *world, struct pg_op *op) {
+    if (op->kind == PG_FINISH || op->kind == PG_FORGET) {
+        op->after_fence = newest_fence(world, op);
+        return;
+    }
+    if (op->kind != PG_COMMIT1 && (op->kind != PG_RUN || op->saga.name[0] == '\0')) return;
+    struct session *s = session_find(world, op->participant, op->life, op->branch, false);
+    if (s == NULL) return;
+    if (op->kind == PG_RUN)
+        s->after_fence = newest_fence(world, op);
+    else
+        op->after_fence = s->after_fence;
+}
+
 void pg_submit(struct world *world, struct pg_op *op) {
     const struct cluster *c = cluster_for(world, op->participant);
     op->boot = c->boot;
@@ -1323,14 +1339,7 @@ void pg_submit(struct world *world, struct pg_op *op) {
         at = at > world->pg->fence_at_us[op->participant] ? at : world->pg->fence_at_us[op->participant];
         world->pg->fence_at_us[op->participant] = at;
     }
-    struct session *s = session_find(world, op->participant, op->life, op->branch, false);
-    if (op->kind == PG_FINISH || op->kind == PG_FORGET) {
-        op->after_fence = newest_fence(world, op);
-    } else if (op->kind == PG_RUN && op->saga.name[0] != '\0' && s != NULL) {
-        s->after_fence = newest_fence(world, op);
-    } else if (op->kind == PG_COMMIT1 && s != NULL) {
-        op->after_fence = s->after_fence;
-    }
-    at += op->kind == PG_FINISH ? work(world, world->options.finish_us) : 0;
+    stand_behind_fence(world, op);
+    if (op->kind == PG_FINISH) at += work(world, world->options.finish_us);
     world_after(world, at - world->now_us, op_leaves, op->slot, op->serial);
 }

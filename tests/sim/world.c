@@ -20,8 +20,7 @@
  * backoffs. */
 #define HEAL_LIMIT_US (240 * SECOND)
 #define HEAL_LOOK_US (50 * MS)
-/* How long it takes at least: a sweep must have passed, what the last fault did may not have been noticed by anybody.
- */
+/* How long it takes at least: a sweep must have passed, what the last fault did may not have been noticed before. */
 #define HEAL_AT_LEAST_US(world) (world_sweep_us(world) + SECOND)
 /* And then nobody does anything: links hold. */
 #define IDLE_US (LS_PEER_DEAD_MS * MS + 2 * SECOND)
@@ -392,8 +391,8 @@ static void live(struct world *world) {
     finish(world, limit);
     world->idle = true;
     run_until(world, world->now_us + IDLE_US);
-    finish(world,
-           limit + IDLE_US); /* a look that somebody was to have, or a handler's next attempt, may have come just now */
+    /* A look that somebody was to have, or a handler's next attempt, may have come just now. */
+    finish(world, limit + IDLE_US);
     check_end(world);
     relay_end(world);
 }
